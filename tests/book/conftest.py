@@ -1,0 +1,58 @@
+"""The sample book, the real book, and a browser that may not leave this machine."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """The folder of the sample book, built with Pandoc."""
+    from sample import write_book
+
+    from scratchlm.workshop.book import render
+
+    root = write_book(tmp_path_factory.mktemp("book"))
+    return render("pandoc", root)
+
+
+@pytest.fixture(scope="session")
+def real(root):
+    """The folder of the real book, built if it is not up to date."""
+    from scratchlm.workshop.book import render
+
+    return render("pandoc", root)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """A running Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens pages in a fresh profile. Errors and requests that leave the machine are in `page.wrong`."""
+    contexts = []
+
+    def open_one(width: int = 1280, **options):
+        context = browser.new_context(viewport={"width": width, "height": 844}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.wrong = []
+        page.on(
+            "console", lambda m: m.type in ("error", "warning") and page.wrong.append(f"{page.url}: {m.text}")
+        )
+        page.on("pageerror", lambda error: page.wrong.append(f"{page.url}: {error}"))
+        local = ("file:", "data:", "blob:", "http://127.0.0.1:")
+        page.on(
+            "request", lambda r: r.url.startswith(local) or page.wrong.append(f"{page.url} asks for {r.url}")
+        )
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()

@@ -1,0 +1,106 @@
+"""The committed tree keeps its own rules, and each way of breaking them turns the check red, with one clear line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scratchlm.workshop.generate import check_all
+from scratchlm.workshop.rules import check_rules
+from scratchlm.workshop.tree import TreeError, read_tree
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of what the check reads, to be spoiled."""
+    for name in ("nbs", "scratchlm", "tests/oracles"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    for name in ("settings.ini", "_quarto.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def edit(path, change):
+    """Let `change` alter the cells of a notebook, whose sources are strings."""
+    notebook = json.loads(path.read_text("utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
+    change(notebook["cells"])
+    path.write_text(json.dumps(notebook), "utf-8")
+
+
+def replace(old, new, type="code"):
+    """A change that replaces text in the first cell of this type that has it."""
+    def change(cells):
+        cell = next(cell for cell in cells if cell["cell_type"] == type and old in cell["source"])
+        cell["source"] = cell["source"].replace(old, new)
+    return change
+
+
+def test_the_committed_project_is_clean():
+    assert check_all(ROOT) == []
+
+
+def test_a_removed_prerequisite_is_an_error(copy):
+    edit(copy / "nbs/foundations/autograd.ipynb", replace("requires: [derivative]", "requires: []", "raw"))
+    problems = [line for lines in check_rules(read_tree(copy)).values() for line in lines]
+    assert any("autograd.ipynb" in line and "uses scratchlm.foundations.derivative" in line for line in problems)
+    assert all(line in check_all(copy) for line in problems)
+
+
+def test_a_removed_chapter_is_an_error(copy):
+    (copy / "nbs/foundations/derivative.ipynb").unlink()
+    with pytest.raises(TreeError, match=r"nbs/foundations/autograd.ipynb: requires: unknown technology 'derivative'"):
+        read_tree(copy)
+    assert len(check_all(copy)) >= 1
+
+
+def test_torch_in_an_exported_cell_is_an_error(copy):
+    edit(copy / "nbs/foundations/derivative.ipynb", replace("#| exports\n", "#| exports\nimport torch\n"))
+    (line,) = [line for line in check_all(copy) if "torch" in line]
+    assert "nbs/foundations/derivative.ipynb: exported cell" in line and "uses torch, which no ancestor grants" in line
+
+
+def test_einsum_before_its_chapter_is_an_error(copy):
+    edit(copy / "nbs/foundations/tensor.ipynb",
+         lambda cells: cells.append({"cell_type": "code", "id": "zz", "metadata": {}, "outputs": [], "execution_count": None,
+                                     "source": "import numpy as np\nnp.einsum('i->', np.ones(3))"}))
+    assert any("uses numpy.einsum, which only einsum grants" in line for line in check_all(copy))
+
+
+def test_an_edited_chapter_is_locked_with_all_that_rests_on_it(copy):
+    edit(copy / "nbs/foundations/autograd.ipynb", replace("", "\n# a comment\n"))
+    stale = [line for line in check_all(copy) if "has changed since its tests passed" in line]
+    assert [line.split(":")[0] for line in stale] == [
+        f"nbs/foundations/{name}.ipynb" for name in ("autograd", "einsum", "tensor")]
+
+
+def test_an_edited_module_is_drift(copy):
+    module = copy / "scratchlm/foundations/derivative.py"
+    module.write_text(module.read_text("utf-8") + "\n# by hand\n", "utf-8")
+    (copy / "scratchlm/foundations/left_over.py").write_text("")
+    assert check_all(copy) == [
+        "scratchlm/foundations/derivative.py: differs from what its notebook exports: edit the notebook, run 'nbdev_export'",
+        "scratchlm/foundations/left_over.py: no notebook exports this file: remove it"]
+
+
+def test_a_forged_record_is_noticed(copy):
+    record = copy / "nbs/unlocked.json"
+    entries = json.loads(record.read_text())
+    entries["tensor"]["hash"] = "0" * 16
+    entries["attention"] = entries["einsum"]
+    record.write_text(json.dumps(entries))
+    problems = check_all(copy)
+    assert "nbs/unlocked.json: attention: no chapter has this id" in problems
+    assert any(line.startswith("nbs/foundations/tensor.ipynb: has changed") for line in problems)
+
+
+@pytest.mark.parametrize("name", ["nbs/foundations/tensor.ipynb", "nbs/unlocked.json", "nbs/techtree.yml"])
+def test_a_truncated_file_is_one_clear_line(copy, name):
+    path = copy / name
+    path.write_text(path.read_text("utf-8")[:200], "utf-8")
+    problems = check_all(copy)
+    assert problems and name in problems[0] and "\n" not in problems[0]
