@@ -15,13 +15,14 @@ def forward_difference(f: Callable, x: float, h: float = 1.5e-8) -> float:
     """The slope of `f` at `x` from one step ahead: (f(x + h) - f(x)) / h. Its error falls like h."""
     return (f(x + h) - f(x)) / h
 
-# %% ../../nbs/foundations/derivative.ipynb #b617d0c9
+# %% ../../nbs/foundations/derivative.ipynb #8b1fce68
 def central_difference(f: Callable, x: float, h: float = 6e-6) -> float:
-    """The slope of `f` at `x` from one step to each side: (f(x + h) - f(x - h)) / 2h. Its error falls like h²."""
+    """The slope of `f` at `x` from both sides: (f(x + h) - f(x - h)) / 2h. Its error falls like h²."""
     return (f(x + h) - f(x - h)) / (2 * h)
 
-# %% ../../nbs/foundations/derivative.ipynb #6821f455
-def numeric_gradient(f: Callable, x: np.ndarray, seed: np.ndarray | float = 1.0, h: float = 6e-6) -> np.ndarray:
+# %% ../../nbs/foundations/derivative.ipynb #f27c9b97
+def numeric_gradient(f: Callable, x: np.ndarray, seed: np.ndarray | float = 1.0,
+                     h: float = 6e-6) -> np.ndarray:
     """The gradient of sum(seed * f(x)) with respect to `x`, by central differences.
 
     f: takes an array of the shape of `x`, returns a number or an array. x: any shape, float64.
@@ -38,7 +39,7 @@ def numeric_gradient(f: Callable, x: np.ndarray, seed: np.ndarray | float = 1.0,
         gradient[index] = (sides[0] - sides[1]) / (2 * h)
     return gradient
 
-# %% ../../nbs/foundations/derivative.ipynb #366e0e09
+# %% ../../nbs/foundations/derivative.ipynb #1d43a33b
 def gradcheck(f: Callable, gradient: np.ndarray, x: np.ndarray, seed: np.ndarray | float = 1.0,
               rtol: float = 1e-6, atol: float = 1e-6) -> None:
     """Compare `gradient` with the numeric gradient of sum(seed * f(x)).
@@ -55,6 +56,6 @@ def gradcheck(f: Callable, gradient: np.ndarray, x: np.ndarray, seed: np.ndarray
         excess = np.where(np.isnan(excess), np.inf, excess)
         worst = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
         raise AssertionError(
-            f"gradcheck: {np.count_nonzero(excess > 0)} of {excess.size} entries differ; the worst is {worst}: "
-            f"gradient {gradient[worst]:.6g}, numeric {numeric[worst]:.6g}"
+            f"gradcheck: {np.count_nonzero(excess > 0)} of {excess.size} entries differ; "
+            f"the worst is {worst}: gradient {gradient[worst]:.6g}, numeric {numeric[worst]:.6g}"
         )

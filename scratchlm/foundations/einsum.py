@@ -281,7 +281,7 @@ def operand_gradient(n: int, gradient: np.ndarray, arrays: list[np.ndarray], lab
     result = contract([gradient, *arrays[:n], *arrays[n + 1 :]], [output, *others], target)
     return align(result, target, labels[n])
 
-# %% ../../nbs/foundations/einsum.ipynb #f198a85f
+# %% ../../nbs/foundations/einsum.ipynb #b0abce64
 def is_float(value) -> bool:
     """Whether this is a tensor or an array of floating point numbers."""
     return isinstance(value, (Tensor, np.ndarray)) and value.dtype.kind == "f"
@@ -291,19 +291,19 @@ def as_operands(values: tuple) -> tuple[Tensor, ...]:
     """Tensors of one dtype. Raises TypeError if floating point dtypes are mixed."""
     if not any(is_float(value) for value in values):
         values = [as_tensor(value) for value in values]  # numbers and lists may have become float32
-    first = next((value for value in values if is_float(value)), None)
+    first = next((as_tensor(value) for value in values if is_float(value)), None)
     if first is not None or not values:
         return tuple(agree(value, first)[0] for value in values)
     common = np.result_type(*(tensor.dtype for tensor in values))
     return tuple(Tensor(tensor.data.astype(common, copy=False)) for tensor in values)
 
-# %% ../../nbs/foundations/einsum.ipynb #6d4813b8
+# %% ../../nbs/foundations/einsum.ipynb #544c4343
 def from_lists(arguments: tuple) -> tuple[str, tuple]:
     """Translate einsum(a, [0, 1], b, [1, 2], [0, 2]) to the string 'AB,BC->AC' and the operands (a, b)."""
     def spell(entries: list, place: str) -> str:
         for entry in entries:
-            number = isinstance(entry, (int, np.integer)) and 0 <= entry < len(LETTERS)
-            if not number and entry is not Ellipsis:
+            number = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
+            if entry is not Ellipsis and not (number and 0 <= entry < len(LETTERS)):
                 raise ValueError(f"einsum: {entry!r} in the {place} is neither an integer "
                                  "from 0 to 51 nor Ellipsis")
         return "".join("..." if entry is Ellipsis else LETTERS[entry] for entry in entries)

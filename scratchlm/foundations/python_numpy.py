@@ -54,8 +54,8 @@ class Array:
         for _ in self.shape:
             self.buffer = [item for part in self.buffer for item in part]
 
-# %% ../../nbs/foundations/python_numpy.ipynb #522954b1
-def from_buffer(cls, buffer: list, shape: Sequence[int], strides: Sequence[int] | None = None, offset: int = 0):
+# %% ../../nbs/foundations/python_numpy.ipynb #fe84cffe
+def from_buffer(cls, buffer: list, shape: Sequence[int], strides: Sequence[int] | None = None, offset=0):
     """A view of `buffer`, row-major unless `strides` are given.
 
     Raises ValueError if it reaches outside, if a size is negative, or if shape and strides differ in length.
@@ -64,8 +64,8 @@ def from_buffer(cls, buffer: list, shape: Sequence[int], strides: Sequence[int] 
     view.buffer, view.shape, view.offset = buffer, tuple(shape), offset
     view.strides = row_major_strides(view.shape) if strides is None else tuple(strides)
     if len(view.strides) != len(view.shape) or min(view.shape, default=0) < 0:
-        raise ValueError(f"from_buffer: shape {view.shape} with strides {view.strides}: there must be one stride "
-                         "for each size, and no size below 0")
+        raise ValueError(f"from_buffer: shape {view.shape} with strides {view.strides}: there must be one "
+                         "stride for each size, and no size below 0")
     reach = [(n - 1) * stride for n, stride in zip(view.shape, view.strides)]
     low, high = offset + sum(min(0, r) for r in reach), offset + sum(max(0, r) for r in reach)
     if 0 not in view.shape and not 0 <= low <= high < len(buffer):
@@ -232,7 +232,7 @@ def strides_for_shape(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] |
         left, step = left // n, step * n
     return tuple(reversed(strides))
 
-# %% ../../nbs/foundations/python_numpy.ipynb #ba0c3bef
+# %% ../../nbs/foundations/python_numpy.ipynb #4978da15
 def copy(array: Array) -> Array:
     """The same entries in a buffer of their own, row-major."""
     return Array.from_buffer(entries(array), array.shape)
@@ -241,7 +241,7 @@ def copy(array: Array) -> Array:
 def reshape(array: Array, *shape: int) -> Array:
     """The entries, in row-major order, in another shape: as a view where strides can say it, else as a copy.
 
-    shape: ints, one tuple or one list; one size may be -1. ValueError, naming both shapes, if they do not fit.
+    shape: ints, one tuple or one list; one may be -1. ValueError, naming both shapes, if they do not fit.
     """
     shape = asked = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
     if shape.count(-1) == 1:
@@ -258,9 +258,9 @@ def reshape(array: Array, *shape: int) -> Array:
 
 Array.copy, Array.reshape = copy, reshape
 
-# %% ../../nbs/foundations/python_numpy.ipynb #b99d4b38
+# %% ../../nbs/foundations/python_numpy.ipynb #98d5a5a1
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that arrays of these shapes are stretched to together. ValueError, naming them, if they do not fit."""
+    """The shape that these are stretched to together. ValueError, naming them, if they do not fit."""
     ndim = max(map(len, shapes), default=0)
     filled = [(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes]
     result = []

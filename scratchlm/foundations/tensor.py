@@ -21,12 +21,12 @@ from weakref import finalize
 
 import numpy as np
 
-# %% ../../nbs/foundations/tensor.ipynb #3e9ae299
+# %% ../../nbs/foundations/tensor.ipynb #448e515b
 class Tensor:
     """An ndarray that remembers how it was computed, so that gradients can be traced back through it.
 
     data: an ndarray (kept, not copied), or numbers and lists (floats become float32).
-    requires_grad: whether `backward` shall leave a gradient in `grad`, an ndarray of the same shape and dtype.
+    requires_grad: whether `backward` shall leave a gradient in `grad`, an ndarray of this shape and dtype.
     Raises TypeError if a gradient is required of anything but floating point numbers.
     """
     __slots__ = ("_data", "grad", "requires_grad", "parents", "rule", "order", "__weakref__")
@@ -44,13 +44,14 @@ class Tensor:
         self._data, self.grad, self.requires_grad = array, None, requires_grad
         self.parents, self.rule, self.order = (), None, 0  # a leaf
 
-# %% ../../nbs/foundations/tensor.ipynb #4c371ce4
+# %% ../../nbs/foundations/tensor.ipynb #4b303cb5
 def _set_data(x: Tensor, array) -> None:
+    """Put another array into `x`, and take note of the write."""
     x._data = np.asarray(array)
     _note_write(x._data)
 
 
-Tensor.data = property(lambda x: x._data, _set_data, doc="The ndarray. Assigning counts as a write in place.")
+Tensor.data = property(lambda x: x._data, _set_data, doc="The ndarray. Assigning counts as a write.")
 Tensor.shape = property(lambda x: x._data.shape, doc="The length of each axis.")
 Tensor.ndim = property(lambda x: x._data.ndim, doc="The number of axes.")
 Tensor.size = property(lambda x: x._data.size, doc="The number of entries.")
@@ -74,13 +75,13 @@ def no_grad() -> Iterator[None]:
     finally:
         _mode.recording = before
 
-# %% ../../nbs/foundations/tensor.ipynb #fd39f3f6
+# %% ../../nbs/foundations/tensor.ipynb #b53befe8
 def record(data: np.ndarray, parents: tuple, backward: Callable) -> Tensor:
     """The result of an operation as a Tensor that knows the way back.
 
-    data: the result. parents: the Tensors it was computed from. backward: takes the gradient with respect to the
-    result, an ndarray it must not change, and returns a tuple of gradients, one per parent and in its shape, or
-    None. Remembers nothing if no parent requires a gradient, or under `no_grad`.
+    data: the result. parents: the Tensors it was computed from. backward: takes the gradient with respect to
+    the result, an ndarray it must not change, and returns a tuple of gradients, one per parent and in its
+    shape, or None. Remembers nothing if no parent requires a gradient, or under `no_grad`.
     """
     result = Tensor.__new__(Tensor)  # past __init__ and its checks
     result._data = data if type(data) is np.ndarray else np.asarray(data)
@@ -117,11 +118,11 @@ def _walk(root: Tensor, gradient: np.ndarray) -> dict[Tensor, np.ndarray]:
         node.parents, node.rule = (), _used
     return grads
 
-# %% ../../nbs/foundations/tensor.ipynb #442203cf
+# %% ../../nbs/foundations/tensor.ipynb #f49b95ad
 def backward(x: Tensor, gradient=None) -> None:
     """Add to the `grad` of every leaf that `x` was computed from the gradient of sum(gradient * x).
 
-    gradient: an array or Tensor of the shape of `x`; may be left out if `x` holds one number. Uses the graph up.
+    gradient: an array or Tensor of the shape of `x`; not needed if `x` holds one number. Uses the graph up.
     Raises RuntimeError if no gradient can flow or the graph was used before, ValueError for a wrong shape.
     """
     for leaf, grad in _walk(x, _seed(x, gradient)).items():
@@ -133,36 +134,37 @@ def backward(x: Tensor, gradient=None) -> None:
 
 Tensor.backward = backward
 
-# %% ../../nbs/foundations/tensor.ipynb #b40f2e17
+# %% ../../nbs/foundations/tensor.ipynb #da330995
 def _seed(x: Tensor, gradient) -> np.ndarray:
     """The gradient to start from, checked."""
     if not x.requires_grad:
-        raise RuntimeError("backward: nothing this tensor was computed from requires a gradient; make the inputs "
-                           "with requires_grad=True, and compute outside no_grad() and detach()")
+        raise RuntimeError("backward: nothing this tensor was computed from requires a gradient; make the "
+                           "inputs with requires_grad=True, and compute outside no_grad() and detach()")
     if gradient is None:
         if x.size != 1:
-            raise RuntimeError(f"backward: starts from one number, and this tensor has shape {x.shape}; reduce it "
-                               f"with .sum() or .mean(), or pass gradient=, an array of that shape")
+            raise RuntimeError(f"backward: starts from one number, and this tensor has shape {x.shape}; "
+                               f"reduce it with .sum() or .mean(), or pass gradient=, an array of that shape")
         return np.ones_like(x._data)
     gradient = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=x.dtype)
     if gradient.shape != x.shape:
-        raise ValueError(f"backward: gradient has shape {gradient.shape}, but the tensor has shape {x.shape}; "
-                         f"they must be the same")
+        raise ValueError(f"backward: gradient has shape {gradient.shape}, but the tensor has shape {x.shape}"
+                         f"; they must be the same")
     return gradient
 
-# %% ../../nbs/foundations/tensor.ipynb #1e9718a0
+# %% ../../nbs/foundations/tensor.ipynb #8f11c791
 def _used(grad: np.ndarray) -> tuple:
     """Stands in for the rule of a tensor that has been walked through."""
-    raise RuntimeError("backward: this graph was used by an earlier backward, which freed it; compute the result "
-                       "again, or add the losses up and call backward once")
+    raise RuntimeError("backward: this graph was used by an earlier backward, which freed it; compute the "
+                       "result again, or add the losses up and call backward once")
 
 
 def _wrong_shape(node: Tensor, parent: Tensor, grad: np.ndarray) -> ValueError:
+    """The error to raise when the rule of `node` returned `grad` for `parent`."""
     name = node.rule.__qualname__.split(".<locals>.")[-2:][0]  # the function that the rule was written in
-    return ValueError(f"backward: the rule of {name} returned a gradient of shape {grad.shape} for a parent of "
-                      f"shape {parent.shape}; if the operation broadcasts, use unbroadcast(grad, parent.shape)")
+    return ValueError(f"backward: the rule of {name} returned a gradient of shape {grad.shape} for a parent "
+                      f"of shape {parent.shape}; if it broadcasts, use unbroadcast(grad, parent.shape)")
 
-# %% ../../nbs/foundations/tensor.ipynb #913f96ec
+# %% ../../nbs/foundations/tensor.ipynb #aab5b090
 class _Writes:
     """When tensors were written to in place."""
 
@@ -175,39 +177,44 @@ _writes = _Writes()
 
 
 def _owner(array: np.ndarray) -> np.ndarray:
+    """The array that owns the memory which `array` shows."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
 def _note_write(array: np.ndarray) -> None:
+    """Stamp the memory of `array` with the time."""
     owner = _owner(array)
     if id(owner) not in _writes.times:
         finalize(owner, _writes.times.pop, id(owner), None)  # when the array goes, so does its entry
     _writes.times[id(owner)] = _writes.latest = next(_clock)
 
-# %% ../../nbs/foundations/tensor.ipynb #212a57f3
+# %% ../../nbs/foundations/tensor.ipynb #282b0a0e
 def _refuse_overwritten(node: Tensor) -> None:
     """Raise RuntimeError if the memory of `node` or of a parent was written to after `node` was computed."""
     for tensor in (node, *node.parents):
         if _writes.times.get(id(_owner(tensor._data)), 0) > node.order:
-            raise RuntimeError(f"backward: a tensor of shape {tensor.shape} was written to in place after it had "
-                               f"been used; call backward before the write, or write to a copy")
+            raise RuntimeError(f"backward: a tensor of shape {tensor.shape} was written to in place after it "
+                               f"had been used; call backward before the write, or write to a copy")
 
-# %% ../../nbs/foundations/tensor.ipynb #b54d6974
+# %% ../../nbs/foundations/tensor.ipynb #1a98e407
 def _refuse_if_recorded(x: Tensor, value) -> None:
+    """Raise RuntimeError if writing `value` into `x` would lose a gradient."""
     if _mode.recording and (x.requires_grad or (isinstance(value, Tensor) and value.requires_grad)):
-        raise RuntimeError("Tensor: writing in place would lose a gradient; write x = x + y for a new tensor, or, "
-                           "to update a parameter, write inside `with no_grad():`")
+        raise RuntimeError("Tensor: writing in place would lose a gradient; write x = x + y for a new "
+                           "tensor, or, to update a parameter, write inside `with no_grad():`")
 
 
 def _set_item(x: Tensor, key, value) -> None:
+    """x[key] = value"""
     _refuse_if_recorded(x, value)
     x._data[_plain_key(key)] = operands(x, value)[1]._data
     _note_write(x._data)
 
 
 def _in_place(function: np.ufunc) -> Callable:
+    """The operator that writes function(x, value) into the array of `x` and returns `x`."""
     def write(x: Tensor, value) -> Tensor:
         _refuse_if_recorded(x, value)
         function(x._data, operands(x, value)[1]._data, out=x._data)
@@ -241,7 +248,7 @@ def as_tensor(value, like: Tensor | None = None) -> Tensor:
         return Tensor(np.asarray(value, dtype=like._data.dtype))
     return Tensor(value)
 
-# %% ../../nbs/foundations/tensor.ipynb #ba067853
+# %% ../../nbs/foundations/tensor.ipynb #6cb045a1
 def operands(x, y) -> tuple[Tensor, Tensor]:
     """`x` and `y` as Tensors that may meet. Raises TypeError if both are float, but not of the same dtype."""
     if not isinstance(x, Tensor):
@@ -252,6 +259,7 @@ def operands(x, y) -> tuple[Tensor, Tensor]:
 
 
 def _agree(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` and `y` of different dtypes: integers and booleans take on the dtype of a float partner."""
     x_is_float, y_is_float = x.dtype.kind == "f", y.dtype.kind == "f"
     if x_is_float and y_is_float and x.dtype != y.dtype:
         raise TypeError(f"Tensor: cannot mix {x.dtype} and {y.dtype}; convert one of them, for example with "
@@ -363,8 +371,9 @@ cos = Tensor.cos = elementwise(np.cos, lambda x, y: -np.sin(x))
 tanh = Tensor.tanh = elementwise(np.tanh, lambda x, y: 1 - y * y)
 absolute = Tensor.abs = Tensor.__abs__ = elementwise(np.absolute, lambda x, y: np.sign(x))
 
-# %% ../../nbs/foundations/tensor.ipynb #66edfc2d
+# %% ../../nbs/foundations/tensor.ipynb #2d5af584
 def _comparison(function: Callable) -> Callable:
+    """The comparison of a tensor with a tensor, array or number; its result is an ndarray."""
     def compare(x: Tensor, y) -> np.ndarray:
         return function(x._data, y._data if isinstance(y, Tensor) else y)
     return compare
@@ -396,8 +405,9 @@ def masked_fill(x: Tensor, mask, value) -> Tensor:
 
 Tensor.masked_fill = masked_fill
 
-# %% ../../nbs/foundations/tensor.ipynb #f58d7452
+# %% ../../nbs/foundations/tensor.ipynb #81b48e70
 def _extreme(function: np.ufunc, wins: np.ufunc) -> Callable:
+    """The operation that picks entries by `function`; wins(a, b) says where the first is taken."""
     def operation(x, y) -> Tensor:
         x, y = operands(x, y)
         a, b = x._data, y._data
@@ -456,8 +466,9 @@ def reduce_mean(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
 
 Tensor.sum, Tensor.mean = reduce_sum, reduce_mean
 
-# %% ../../nbs/foundations/tensor.ipynb #b9eb5745
+# %% ../../nbs/foundations/tensor.ipynb #3ebc6fd5
 def _reduce_extreme(name: str) -> Callable:
+    """The reduction to the "max" or "min"."""
     def operation(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
         result = getattr(x._data, name)(axis=axis, keepdims=keepdims)
 
@@ -532,15 +543,16 @@ def broadcast_to(x: Tensor, shape: tuple) -> Tensor:
 Tensor.transpose, Tensor.swapaxes, Tensor.broadcast_to = transpose, swapaxes, broadcast_to
 Tensor.T = property(transpose, doc="All axes in reverse order.")
 
-# %% ../../nbs/foundations/tensor.ipynb #37a1f506
+# %% ../../nbs/foundations/tensor.ipynb #04d1d794
 def _same_dtype(tensors, name: str) -> tuple[Tensor, ...]:
+    """All as Tensors. Raises TypeError unless they have one dtype."""
     tensors = tuple(as_tensor(tensor) for tensor in tensors)
     if len({tensor.dtype for tensor in tensors}) > 1:
         raise TypeError(f"{name}: the tensors have the dtypes {', '.join(str(t.dtype) for t in tensors)}; "
                         f"convert them to one, for example with Tensor(array.astype(np.float32))")
     return tensors
 
-
+# %% ../../nbs/foundations/tensor.ipynb #f5cc0820
 def concatenate(tensors, axis: int = 0) -> Tensor:
     """Tensors joined along an existing axis. Raises TypeError unless all have one dtype."""
     tensors = _same_dtype(tensors, "concatenate")
@@ -555,7 +567,7 @@ def stack(tensors, axis: int = 0) -> Tensor:
     return record(np.stack([tensor._data for tensor in tensors], axis), tensors,
                   lambda grad: tuple(np.moveaxis(grad, axis, 0)))
 
-
+# %% ../../nbs/foundations/tensor.ipynb #51b9ee44
 def split(x: Tensor, sections, axis: int = 0) -> list[Tensor]:
     """Pieces of `x` along `axis`: `sections` equal ones, or cut at the positions in a list."""
     pieces = np.split(np.arange(x.shape[axis]), sections)
@@ -564,7 +576,7 @@ def split(x: Tensor, sections, axis: int = 0) -> list[Tensor]:
 
 Tensor.split = split
 
-# %% ../../nbs/foundations/tensor.ipynb #2db01fa2
+# %% ../../nbs/foundations/tensor.ipynb #cc0db778
 def _plain_key(key):
     """An index for NumPy: Tensors become arrays, and arrays and lists are copied."""
     if isinstance(key, tuple):
@@ -575,7 +587,7 @@ def _plain_key(key):
         key = key._data
     return key.copy() if isinstance(key, np.ndarray) else key
 
-
+# %% ../../nbs/foundations/tensor.ipynb #ff8be52f
 def get_item(x: Tensor, key) -> Tensor:
     """x[key], with all that NumPy allows as a key."""
     key = _plain_key(key)
@@ -638,22 +650,24 @@ def matmul(x, y) -> Tensor:
 
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda x, y: matmul(y, x)
 
-# %% ../../nbs/foundations/tensor.ipynb #ba5d6ac7
+# %% ../../nbs/foundations/tensor.ipynb #1923f5f0
 def _array(x: Tensor, dtype=None, copy=None) -> np.ndarray:
     """What np.asarray(x) calls."""
     if x.requires_grad and _mode.recording:
-        raise TypeError("Tensor: NumPy would lose the gradient of this tensor; use the function of the same name "
-                        "in scratchlm.foundations.tensor, or x.data if no gradient is wanted")
+        raise TypeError("Tensor: NumPy would lose the gradient of this tensor; use the function of the same "
+                        "name in scratchlm.foundations.tensor, or x.data if no gradient is wanted")
     return np.array(x._data, dtype=dtype) if copy else np.asarray(x._data, dtype=dtype)
 
 
 def _len(x: Tensor) -> int:
+    """The length of the first axis."""
     if x.ndim == 0:
         raise TypeError("Tensor: a tensor without axes has no length; use .item() to get its number")
     return len(x._data)
 
 
 def _repr(x: Tensor) -> str:
+    """For example Tensor([1., 2.], dtype=float32, requires_grad=True)."""
     numbers = np.array2string(x._data, separator=", ", prefix="Tensor(")
     return f"Tensor({numbers}, dtype={x.dtype}{', requires_grad=True' if x.requires_grad else ''})"
 

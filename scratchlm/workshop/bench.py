@@ -109,10 +109,10 @@ def peer(name: str, extra: str = "dev"):
         raise ImportError(f"bench: this benchmark compares with {name}, which is not installed; "
                           f"run: pip install 'scratchlm[{extra}]'") from error
 
-# %% ../../nbs/workshop/bench.ipynb #61cc2b96
+# %% ../../nbs/workshop/bench.ipynb #ad2c151c
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: our time and the peer's in seconds, their ratio with quartiles, and its limit."""
+    """A line of the table: our time and the peer's in seconds, their ratio (with quartiles) and its limit."""
     what: str
     peer: str
     ours: float

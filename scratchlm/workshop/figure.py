@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['INK', 'COLOURS', 'STYLE', 'use_style']
 
-# %% ../../nbs/workshop/figure.ipynb #608fa4e7
+# %% ../../nbs/workshop/figure.ipynb #fa28d07f
 import matplotlib
-import matplotlib.pyplot as plt
+import matplotlib.pyplot as plt  # noqa: F401  (chapters import it from here)
 from cycler import cycler
 from IPython import get_ipython
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -47,9 +47,9 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 
-# %% ../../nbs/workshop/figure.ipynb #80b6eb44
+# %% ../../nbs/workshop/figure.ipynb #5ac188a8
 def use_style() -> None:
-    """Give Matplotlib the house style, and make notebooks store plots as SVG that is the same in every run."""
+    """Give Matplotlib the house style, and make notebooks store plots as SVG that never varies."""
     matplotlib.rcParams.update(STYLE)
     if get_ipython() is not None:  # in a notebook
         get_ipython().run_line_magic("matplotlib", "inline")

@@ -4,19 +4,17 @@
 
 # %% auto #0
 __all__ = ['EMPTY', 'Function', 'NOTE', 'LIMIT', 'UNWRITTEN', 'LearnError', 'functions', 'work', 'is_empty', 'span', 'empty',
-           'is_task', 'contract', 'digest', 'strip', 'prepare', 'exercise_path', 'find_chapter', 'cheats',
-           'start_client', 'environment', 'run_cells', 'run_cell', 'one_line', 'Line', 'fates', 'judge_functions',
-           'judge_tests', 'Report', 'check', 'check_notebook', 'learn', 'prove']
+           'is_task', 'contract', 'digest', 'strip', 'prepare', 'exercise_path', 'find_chapter', 'cheats', 'run_cells',
+           'run_cell', 'one_line', 'Line', 'fates', 'judge_functions', 'judge_tests', 'Report', 'check',
+           'check_notebook', 'learn', 'prove']
 
-# %% ../../nbs/workshop/learn.ipynb #3868a569
+# %% ../../nbs/workshop/learn.ipynb #2ed4af60
 import ast
 import asyncio
 import copy
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -24,7 +22,7 @@ from pathlib import Path
 
 from .rules import bindings, code_cells, find_tests, objection, uses, within
 from .tree import Tech, Tree, directives, find_root, read_notebook, read_tree, suggest
-from .unlock import finish, write_atomically
+from .unlock import finish, kernel, write_atomically
 
 # %% ../../nbs/workshop/learn.ipynb #6bdd430f
 class LearnError(Exception):
@@ -191,58 +189,28 @@ def cheats(notebook: dict, module: str, tree: Tree | None = None) -> list[str]:
                 lines.append(f"code cell {number}, line {use.line}: {why}")
     return lines
 
-# %% ../../nbs/workshop/learn.ipynb #cceffefe
+# %% ../../nbs/workshop/learn.ipynb #204adfd3
 LIMIT = 120.0  # seconds for one cell
 UNWRITTEN = "NotImplementedError: write me"
 
 
-def start_client(notebook: dict, folder: Path, sockets: str, limit: float):
-    """A client that can run the cells of `notebook` in `folder`; its kernel is not started yet."""
-    try:
-        import nbformat
-        from jupyter_client import AsyncKernelManager
-        from jupyter_client.kernelspec import KernelSpecManager
-        from nbclient import NotebookClient
-    except ImportError as error:
-        raise LearnError(f"to run a notebook, install {error.name}: pip install 'scratchlm[book]'") from None
-    specs = KernelSpecManager(kernel_dirs=[])  # none but the one of this Python
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs,
-                                 transport="ipc", connection_file=f"{sockets}/k.json")
-    return NotebookClient(nbformat.from_dict(notebook), km=manager, timeout=limit, allow_errors=True,
-                          interrupt_on_timeout=True, resources={"metadata": {"path": str(folder)}})
-
-
-def environment(scratch: str) -> dict[str, str]:
-    """The kernel's environment: this very scratchlm, and nothing written next to the notebook."""
-    import scratchlm
-
-    ours = str(Path(scratchlm.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")])),
-                         "HYPOTHESIS_STORAGE_DIRECTORY": f"{scratch}/hypothesis",
-                         "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-
-# %% ../../nbs/workshop/learn.ipynb #5d97f89c
 async def run_cells(notebook: dict, folder: Path, limit: float,
                     on_cell: Callable | None = None) -> dict[str, str]:
     """Run every code cell: cell id -> one line about its error, "" if it had none; not reached, not in it."""
+    import nbformat
+
+    import scratchlm
+
     errors: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="learn", ignore_cleanup_errors=True) as scratch:
-        client = start_client(notebook, folder, scratch, limit)
-        try:
-            await client.async_start_new_kernel(env=environment(scratch))
-            await client.async_start_new_kernel_client()
-            todo = [(i, cell) for i, cell in enumerate(client.nb.cells) if cell.cell_type == "code"]
-            for done, (index, cell) in enumerate(todo):
-                if on_cell:
-                    on_cell(done, len(todo))
-                errors[cell["id"]], lost = await run_cell(client, cell, index, limit)
-                if lost:
-                    break
-        finally:  # also after Ctrl-C
-            if client.kc is not None:
-                client.kc.stop_channels()
-            if client.km.has_kernel:
-                await client.km.shutdown_kernel(now=True)
+    ours, options = Path(scratchlm.__file__).parents[1], {"allow_errors": True, "interrupt_on_timeout": True}
+    async with kernel(nbformat.from_dict(notebook), folder, ours, limit, **options) as client:
+        todo = [(i, cell) for i, cell in enumerate(client.nb.cells) if cell.cell_type == "code"]
+        for done, (index, cell) in enumerate(todo):
+            if on_cell:
+                on_cell(done, len(todo))
+            errors[cell["id"]], lost = await run_cell(client, cell, index, limit)
+            if lost:
+                break
     return errors
 
 # %% ../../nbs/workshop/learn.ipynb #f4e273d6

@@ -49,7 +49,9 @@ def code_cells(notebook: dict) -> list[Cell]:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             source = re.sub(r"^(\s*)[%!].*", r"\1pass", cell["source"], flags=re.M)
-            cells.append(Cell(cell["id"], source, bool(directives(source) & {"export", "exports", "exporti"})))
+            cells.append(
+                Cell(cell["id"], source, bool(directives(source) & {"export", "exports", "exporti"}))
+            )
     return cells
 
 # %% ../../nbs/workshop/rules.ipynb #cc746269
@@ -137,13 +139,15 @@ def granters(tree: Tree, name: str) -> tuple[str | None, set[str]]:
     feature = max(features, key=len, default=None)
     return feature, {tech.id for tech in tree.techs.values() if feature in tech.grants}
 
-# %% ../../nbs/workshop/rules.ipynb #03265e28
+# %% ../../nbs/workshop/rules.ipynb #820b2ac9
 def objection(tree: Tree, tech: Tech, use: Use, exported: bool) -> str | None:
     """Why `tech` may not use this, or None if it may."""
     top = use.name.split(".")[0]
     if use.name == "?":
         return "imports a module whose name is not a constant; write the name out, so that it can be checked"
-    if top in sys.stdlib_module_names or any(within(use.name, t) for t in (EXPORTED_TOOLS if exported else TOOLS)):
+    if top in sys.stdlib_module_names or any(
+        within(use.name, t) for t in (EXPORTED_TOOLS if exported else TOOLS)
+    ):
         return None
     permitted = tree.ancestors(tech.id) | (set() if exported else {tech.id})
     if top == "scratchlm":
@@ -165,9 +169,11 @@ def chapter_objection(tree: Tree, permitted: set[str], use: Use) -> str | None:
     if chapter and chapter.id in permitted:
         return None
     if chapter:
-        return f"uses {use.name}, but {chapter.id!r} is not among its ancestors: add it to requires, or do without"
+        return f"uses {use.name}, but {chapter.id!r} is not among its ancestors: require it, or do without"
     on_the_way = any(within(tree.techs[id].module, use.name) for id in permitted)
-    return None if use.is_import and on_the_way else f"uses {use.name}, which is no chapter among its ancestors"
+    return (
+        None if use.is_import and on_the_way else f"uses {use.name}, which is no chapter among its ancestors"
+    )
 
 # %% ../../nbs/workshop/rules.ipynb #ef48eaa8
 def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
@@ -177,7 +183,9 @@ def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
         try:
             parsed.append((cell, ast.parse(cell.source)))
         except SyntaxError as error:
-            problems.append(f"{tech.notebook}: cell {cell.id}, line {error.lineno}: not valid Python: {error.msg}")
+            problems.append(
+                f"{tech.notebook}: cell {cell.id}, line {error.lineno}: not valid Python: {error.msg}"
+            )
     bound = {name: full for _, code in parsed for name, full in bindings(code, package).items()}
     for cell, code in parsed:
         kind = "exported" if cell.exported else "test"
@@ -196,7 +204,9 @@ def check_description(tech: Tech, notebook: dict) -> list[str]:
     words = len(re.sub(r"```.*?```|\$\$.*?\$\$", "", prose, flags=re.S).split())
     problems = []
     if words < MIN_WORDS:
-        problems.append(f"{tech.notebook}: description: {words} words of prose, at least {MIN_WORDS} are needed")
+        problems.append(
+            f"{tech.notebook}: description: {words} words of prose, at least {MIN_WORDS} are needed"
+        )
     if not re.search(r"^## ", prose, flags=re.M):
         problems.append(f"{tech.notebook}: description: has no section ('## …')")
     return problems
@@ -207,14 +217,19 @@ def check_implementation(tech: Tech, notebook: dict) -> list[str]:
     target = tech.module.removeprefix("scratchlm.")
     cells = code_cells(notebook)
     problems = []
-    if not any(re.search(rf"^#\|\s*default_exp {re.escape(target)}$", cell.source, flags=re.M) for cell in cells):
+    if not any(
+        re.search(rf"^#\|\s*default_exp {re.escape(target)}$", cell.source, flags=re.M) for cell in cells
+    ):
         problems.append(f"{tech.notebook}: implementation: must export to '#| default_exp {target}'")
     if not any(cell.exported and re.search(r"^(def|class) ", cell.source, flags=re.M) for cell in cells):
         problems.append(f"{tech.notebook}: implementation: exports no function and no class")
     return problems
 
 # %% ../../nbs/workshop/rules.ipynb #737181a1
-CHECKERS = {"raises", "gradcheck"}  # calls that fail by themselves, besides the assert_… functions of test libraries
+CHECKERS = {
+    "raises",
+    "gradcheck",
+}  # calls that fail by themselves, besides the assert_… functions of test libraries
 
 
 def can_fail(test: ast.AST, helpers: set[str] = frozenset()) -> bool:
@@ -237,8 +252,11 @@ def find_tests(notebook: dict) -> dict[str, tuple[str, bool, bool]]:
             body = [] if cell.exported else ast.parse(cell.source).body
         except SyntaxError:
             continue  # reported by check_imports
-        called = {ast.unparse(node.value.func) for node in body
-                  if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)}
+        called = {
+            ast.unparse(node.value.func)
+            for node in body
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        }
         for node in body:
             if isinstance(node, ast.FunctionDef):
                 fails = can_fail(node, helpers)
@@ -248,12 +266,14 @@ def find_tests(notebook: dict) -> dict[str, tuple[str, bool, bool]]:
                     helpers.add(node.name)
     return found
 
-# %% ../../nbs/workshop/rules.ipynb #79640276
+# %% ../../nbs/workshop/rules.ipynb #09761939
 def check_tests(tech: Tech, notebook: dict, root: Path) -> list[str]:
-    """Rule 4, as far as reading goes: there are tests, they can fail, they are called, and every grant has one."""
+    """Rule 4, as far as reading goes: there are tests that can fail and are called, one for every grant."""
     tests, problems = find_tests(notebook), []
     if not tests:
-        problems.append(f"{tech.notebook}: tests: has none; define 'def test_…():' and call it in the same cell")
+        problems.append(
+            f"{tech.notebook}: tests: has none; define 'def test_…():' and call it in the same cell"
+        )
     for name, (cell, fails, called) in tests.items():
         if not fails:
             problems.append(f"{tech.notebook}: cell {cell}: {name} asserts nothing, so it cannot fail")
@@ -263,17 +283,28 @@ def check_tests(tech: Tech, notebook: dict, root: Path) -> list[str]:
         path, _, name = str(test).partition("::")
         if path.endswith(".py"):
             file = root / path
-            if not file.is_file() or (name and not re.search(rf"^def {name}\(", file.read_text("utf-8"), flags=re.M)):
-                problems.append(f"{tech.notebook}: grants: {feature} is to be earned by {test}, which does not exist")
+            if not file.is_file() or (
+                name and not re.search(rf"^def {name}\(", file.read_text("utf-8"), flags=re.M)
+            ):
+                problems.append(
+                    f"{tech.notebook}: grants: {feature} is to be earned by {test}, which does not exist"
+                )
         elif test not in tests:
-            problems.append(f"{tech.notebook}: grants: {feature} is to be earned by {test!r}, which is no test here{suggest(str(test), tests)}")
+            problems.append(
+                f"{tech.notebook}: grants: {feature} is to be earned by {test!r}, which is no test here"
+                + suggest(str(test), tests)
+            )
     return problems
 
 # %% ../../nbs/workshop/rules.ipynb #e2d3d3f3
 def check_paper(tech: Tech, root: Path) -> list[str]:
     """The paper of the front matter has an entry in the bibliography."""
     bibliography = root / "nbs" / "references.bib"
-    keys = re.findall(r"^@\w+\{([^,\s]+)", bibliography.read_text("utf-8"), flags=re.M) if bibliography.is_file() else []
+    keys = (
+        re.findall(r"^@\w+\{([^,\s]+)", bibliography.read_text("utf-8"), flags=re.M)
+        if bibliography.is_file()
+        else []
+    )
     if tech.paper is None or tech.paper in keys:
         return []
     return [f"{tech.notebook}: paper: {tech.paper!r} is not in nbs/references.bib{suggest(tech.paper, keys)}"]
@@ -296,5 +327,8 @@ def check_tech(tree: Tree, tech: Tech) -> dict[str, list[str]]:
 
 def check_rules(tree: Tree) -> dict[str, list[str]]:
     """All broken rules, by chapter; a chapter that keeps them has an empty list."""
-    return {tech.id: [line for lines in check_tech(tree, tech).values() for line in lines]
-            for tech in tree.techs.values() if tech.notebook}
+    return {
+        tech.id: [line for lines in check_tech(tree, tech).values() for line in lines]
+        for tech in tree.techs.values()
+        if tech.notebook
+    }

@@ -60,8 +60,11 @@ def read_notebook(path: Path) -> dict:
 
 def directives(source: str) -> set[str]:
     """The words of a cell's `#|` lines that have no colon, as in {"exports"}."""
-    return {words[0] for words in (line[2:].split() for line in source.splitlines() if line.startswith("#|"))
-            if words and not words[0].endswith(":")}
+    return {
+        words[0]
+        for words in (line[2:].split() for line in source.splitlines() if line.startswith("#|"))
+        if words and not words[0].endswith(":")
+    }
 
 # %% ../../nbs/workshop/tree.ipynb #643eeb40
 FIELDS = {"id": str, "year": int, "paper": str, "requires": list, "grants": dict, "upgrades": list}
@@ -102,10 +105,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def heading(notebook: dict, id: str, path: Path) -> tuple[str, str]:
     """Title and one-line description from the first markdown cell."""
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-    match = re.match(r"# (?P<title>.+?) \{#sec-(?P<id>[\w-]+)\}\s*\n+> (?P<about>.+)", cells[0] if cells else "")
+    match = re.match(
+        r"# (?P<title>.+?) \{#sec-(?P<id>[\w-]+)\}\s*\n+> (?P<about>.+)", cells[0] if cells else ""
+    )
     if not match or match["id"] != id:
-        raise TreeError([f"{path}: title: the first markdown cell must be '# Title {{#sec-{id}}}', "
-                         "an empty line, and '> one line that says what it does'"])
+        raise TreeError(
+            [
+                f"{path}: title: the first markdown cell must be '# Title {{#sec-{id}}}', "
+                "an empty line, and '> one line that says what it does'"
+            ]
+        )
     return match["title"], match["about"].strip()
 
 # %% ../../nbs/workshop/tree.ipynb #69199d8f
@@ -114,15 +123,27 @@ def read_tech(path: Path) -> Tech:
     notebook, kind = read_notebook(path), "workshop" if path.parent.name == "workshop" else "tech"
     data = front_matter(notebook, path).get(kind)
     if not isinstance(data, dict):
-        raise TreeError([f"{path}: front matter: the first cell must be a raw cell with '{kind}:' and its fields"])
+        raise TreeError(
+            [f"{path}: front matter: the first cell must be a raw cell with '{kind}:' and its fields"]
+        )
     problems = check_fields(data, path)
     if not problems and data["id"].replace("-", "_") != path.stem:
         problems.append(f"{path}: id: {data['id']!r} does not go with the file name {path.name!r}")
     if problems:
         raise TreeError(problems)
     title, about = heading(notebook, data["id"], path)
-    return Tech(data["id"], title, about, path.parent.name, tuple(data["requires"] or ()), data.get("year"),
-                data.get("paper"), dict(data.get("grants") or {}), tuple(data.get("upgrades") or ()), path)
+    return Tech(
+        data["id"],
+        title,
+        about,
+        path.parent.name,
+        tuple(data["requires"] or ()),
+        data.get("year"),
+        data.get("paper"),
+        dict(data.get("grants") or {}),
+        tuple(data.get("upgrades") or ()),
+        path,
+    )
 
 # %% ../../nbs/workshop/tree.ipynb #30244f6b
 @dataclass(frozen=True)
@@ -219,7 +240,7 @@ def read_plan(path: Path) -> tuple[dict[str, str], list[Tech]]:
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise TreeError([f"{path}: not a readable plan ({' '.join(str(error).split())})"]) from None
 
-# %% ../../nbs/workshop/tree.ipynb #2d6a937b
+# %% ../../nbs/workshop/tree.ipynb #ebb94397
 def read_all(root: Path) -> tuple[list[Tech], list[str]]:
     """Every chapter in the folders of nbs/, and one line for each problem in those that cannot be read."""
     techs, problems = [], []
@@ -233,7 +254,7 @@ def read_all(root: Path) -> tuple[list[Tech], list[str]]:
 
 
 def read_tree(root: Path | str | None = None) -> Tree:
-    """Read nbs/ below `root` (by default the clone we are in) and check its shape. TreeError lists what is wrong."""
+    """Read nbs/ below `root` (by default this clone) and check its shape. TreeError lists what is wrong."""
     root = find_root() if root is None else Path(root)
     eras, planned = read_plan(root / "nbs" / "techtree.yml")
     written, problems = read_all(root)
@@ -255,5 +276,9 @@ def read_tree(root: Path | str | None = None) -> Tree:
 def check_order(tree: Tree, listed: list[str]) -> list[str]:
     """One line for every chapter of `listed` (ids in the order of the book) that comes too early."""
     place = {id: number for number, id in enumerate(listed)}
-    return [f"_quarto.yml: chapters: {id!r} comes before {needed!r}, which it requires"
-            for id in listed for needed in tree.techs[id].requires if place.get(needed, -1) > place[id]]
+    return [
+        f"_quarto.yml: chapters: {id!r} comes before {needed!r}, which it requires"
+        for id in listed
+        for needed in tree.techs[id].requires
+        if place.get(needed, -1) > place[id]
+    ]

@@ -1,4 +1,4 @@
-"""The proof behind `grants: torch.Tensor`: ours and PyTorch's agree in values, gradients, dtypes and refusals."""
+"""The proof behind `grants: torch.Tensor`: equal values, gradients, dtypes and refusals."""
 
 import numpy as np
 import pytest

@@ -17,7 +17,12 @@ def small(tmp_path):
     """A tree of two real chapters: derivative, made the root, and a planned successor."""
     shutil.copytree(ROOT / "scratchlm", tmp_path / "scratchlm", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "nbs/foundations").mkdir(parents=True)
-    for name in ("settings.ini", "nbs/references.bib", "nbs/foundations/python_numpy.ipynb", "nbs/foundations/derivative.ipynb"):
+    for name in (
+        "settings.ini",
+        "nbs/references.bib",
+        "nbs/foundations/python_numpy.ipynb",
+        "nbs/foundations/derivative.ipynb",
+    ):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "nbs/techtree.yml").write_text("eras: {foundations: Foundations}\nplanned: []\n")
     return tmp_path
@@ -33,6 +38,7 @@ def edit(path, old, new):
 def pass_root(folder):
     """Record the slow root chapter as passed, so that only derivative is run."""
     from scratchlm.workshop.unlock import digests
+
     digest = digests(read_tree(folder))["python-numpy"]
     (folder / "nbs/unlocked.json").write_text(json.dumps({"python-numpy": {"hash": digest, "tests": 1}}))
 
@@ -41,7 +47,10 @@ def test_a_chapter_runs_and_is_recorded(small):
     pass_root(small)
     report = run(read_tree(small), progress=False)
     assert report.ok, report.as_json()
-    assert (report.results["python-numpy"].status, report.results["derivative"].status) == ("cached", "passed")
+    assert (report.results["python-numpy"].status, report.results["derivative"].status) == (
+        "cached",
+        "passed",
+    )
     again = run(read_tree(small), progress=False)
     assert {result.status for result in again.results.values()} == {"cached"}
     assert json.loads(again.as_json())["ok"] is True
@@ -49,10 +58,19 @@ def test_a_chapter_runs_and_is_recorded(small):
 
 def test_a_broken_test_is_one_clear_line(small):
     pass_root(small)
-    edit(small / "nbs/foundations/derivative.ipynb", "assert abs(slope - (2 * a * x + b)) < 1e-8", "assert slope == 17.5")
+    edit(
+        small / "nbs/foundations/derivative.ipynb",
+        "assert abs(slope - (2 * a * x + b)) < 1e-8",
+        "assert slope == 17.5",
+    )
     report = run(read_tree(small), progress=False)
     failed = report.results["derivative"]
-    assert not report.ok and failed.status == "failed" and "AssertionError" in failed.message and "\n" not in failed.message
+    assert (
+        not report.ok
+        and failed.status == "failed"
+        and "AssertionError" in failed.message
+        and "\n" not in failed.message
+    )
     assert "derivative" not in json.loads((small / "nbs/unlocked.json").read_text())
 
 

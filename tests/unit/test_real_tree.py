@@ -1,4 +1,4 @@
-"""The committed tree keeps its own rules, and each way of breaking them turns the check red, with one clear line."""
+"""The committed tree keeps its own rules, and each way of breaking them gives one clear line."""
 
 import json
 import shutil
@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 def copy(tmp_path):
     """A copy of what the check reads, to be spoiled."""
     for name in ("nbs", "scratchlm", "tests/oracles"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     for name in ("settings.ini", "_quarto.yml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -34,9 +36,11 @@ def edit(path, change):
 
 def replace(old, new, type="code"):
     """A change that replaces text in the first cell of this type that has it."""
+
     def change(cells):
         cell = next(cell for cell in cells if cell["cell_type"] == type and old in cell["source"])
         cell["source"] = cell["source"].replace(old, new)
+
     return change
 
 
@@ -47,13 +51,17 @@ def test_the_committed_project_is_clean():
 def test_a_removed_prerequisite_is_an_error(copy):
     edit(copy / "nbs/foundations/autograd.ipynb", replace("requires: [derivative]", "requires: []", "raw"))
     problems = [line for lines in check_rules(read_tree(copy)).values() for line in lines]
-    assert any("autograd.ipynb" in line and "uses scratchlm.foundations.derivative" in line for line in problems)
+    assert any(
+        "autograd.ipynb" in line and "uses scratchlm.foundations.derivative" in line for line in problems
+    )
     assert all(line in check_all(copy) for line in problems)
 
 
 def test_a_removed_chapter_is_an_error(copy):
     (copy / "nbs/foundations/derivative.ipynb").unlink()
-    with pytest.raises(TreeError, match=r"nbs/foundations/autograd.ipynb: requires: unknown technology 'derivative'"):
+    with pytest.raises(
+        TreeError, match=r"nbs/foundations/autograd.ipynb: requires: unknown technology 'derivative'"
+    ):
         read_tree(copy)
     assert len(check_all(copy)) >= 1
 
@@ -61,13 +69,26 @@ def test_a_removed_chapter_is_an_error(copy):
 def test_torch_in_an_exported_cell_is_an_error(copy):
     edit(copy / "nbs/foundations/derivative.ipynb", replace("#| exports\n", "#| exports\nimport torch\n"))
     (line,) = [line for line in check_all(copy) if "torch" in line]
-    assert "nbs/foundations/derivative.ipynb: exported cell" in line and "uses torch, which no ancestor grants" in line
+    assert (
+        "nbs/foundations/derivative.ipynb: exported cell" in line
+        and "uses torch, which no ancestor grants" in line
+    )
 
 
 def test_einsum_before_its_chapter_is_an_error(copy):
-    edit(copy / "nbs/foundations/tensor.ipynb",
-         lambda cells: cells.append({"cell_type": "code", "id": "zz", "metadata": {}, "outputs": [], "execution_count": None,
-                                     "source": "import numpy as np\nnp.einsum('i->', np.ones(3))"}))
+    edit(
+        copy / "nbs/foundations/tensor.ipynb",
+        lambda cells: cells.append(
+            {
+                "cell_type": "code",
+                "id": "zz",
+                "metadata": {},
+                "outputs": [],
+                "execution_count": None,
+                "source": "import numpy as np\nnp.einsum('i->', np.ones(3))",
+            }
+        ),
+    )
     assert any("uses numpy.einsum, which only einsum grants" in line for line in check_all(copy))
 
 
@@ -75,7 +96,8 @@ def test_an_edited_chapter_is_locked_with_all_that_rests_on_it(copy):
     edit(copy / "nbs/foundations/autograd.ipynb", replace("", "\n# a comment\n"))
     stale = [line for line in check_all(copy) if "has changed since its tests passed" in line]
     assert [line.split(":")[0] for line in stale] == [
-        f"nbs/foundations/{name}.ipynb" for name in ("autograd", "einsum", "tensor")]
+        f"nbs/foundations/{name}.ipynb" for name in ("autograd", "einsum", "tensor")
+    ]
 
 
 def test_an_edited_module_is_drift(copy):
@@ -83,8 +105,10 @@ def test_an_edited_module_is_drift(copy):
     module.write_text(module.read_text("utf-8") + "\n# by hand\n", "utf-8")
     (copy / "scratchlm/foundations/left_over.py").write_text("")
     assert check_all(copy) == [
-        "scratchlm/foundations/derivative.py: differs from what its notebook exports: edit the notebook, run 'nbdev_export'",
-        "scratchlm/foundations/left_over.py: no notebook exports this file: remove it"]
+        "scratchlm/foundations/derivative.py: differs from what its notebook exports: edit the notebook, "
+        "run 'nbdev_export'",
+        "scratchlm/foundations/left_over.py: no notebook exports this file: remove it",
+    ]
 
 
 def test_a_forged_record_is_noticed(copy):
