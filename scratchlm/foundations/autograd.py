@@ -12,11 +12,11 @@ import math
 from itertools import pairwise
 from numbers import Real
 
-# %% ../../nbs/foundations/autograd.ipynb #91efb4a2
+# %% ../../nbs/foundations/autograd.ipynb #d4ed3b5a
 class Value:
-    """A number that remembers how it was computed, so that slopes can be traced back through it.
+    """A number that remembers how it was computed, so that slopes can be traced through it.
 
-    data: the number, a float. grad: the slope, with respect to this value, of the roots that went `backward`.
+    data: the number, a float. grad: the slope, by this value, of roots that went `backward`.
     parents, local_derivatives: the values it was computed from, and its slope by each of them.
     operation: what computed it ("" for a leaf). name: for drawings.
     Raises TypeError unless `data` is a real number.
@@ -25,12 +25,15 @@ class Value:
     __slots__ = ("data", "grad", "parents", "local_derivatives", "operation", "name")
     __array_ufunc__ = None  # NumPy's operators give way to ours
 
-    def __init__(self, data: float, name: str = "", parents: tuple = (), local_derivatives: tuple = (),
-                 operation: str = ""):
+    def __init__(
+        self, data: float, name: str = "", parents: tuple = (),
+        local_derivatives: tuple = (), operation: str = "",
+    ):
         if not isinstance(data, Real):
             raise TypeError(f"Value: needs one real number, got {type(data).__name__}")
         self.data, self.grad, self.name = float(data), 0.0, name
-        self.parents, self.local_derivatives, self.operation = parents, local_derivatives, operation
+        self.parents, self.local_derivatives = parents, local_derivatives
+        self.operation = operation
 
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
@@ -51,11 +54,13 @@ def add(a, b) -> Value:
 def multiply(a, b) -> Value:
     """a * b: the slope with respect to one factor is the other factor."""
     a, b = as_value(a), as_value(b)
-    return Value(a.data * b.data, parents=(a, b), local_derivatives=(b.data, a.data), operation="*")
+    return Value(
+        a.data * b.data, parents=(a, b), local_derivatives=(b.data, a.data), operation="*"
+    )
 
-# %% ../../nbs/foundations/autograd.ipynb #1adeff4a
+# %% ../../nbs/foundations/autograd.ipynb #4fcff44a
 def topological_order(root: Value) -> list[Value]:
-    """All values that `root` was computed from, each once and after its parents; `root` comes last."""
+    """All values that `root` was computed from, each once, after its parents; `root` last."""
     if not isinstance(root, Value):
         raise TypeError(f"topological_order: needs a Value, got {type(root).__name__}")
     order, seen, stack = [], set(), [(root, False)]
@@ -69,9 +74,9 @@ def topological_order(root: Value) -> list[Value]:
             stack.extend((parent, False) for parent in reversed(value.parents))
     return order
 
-# %% ../../nbs/foundations/autograd.ipynb #e0fdc44e
+# %% ../../nbs/foundations/autograd.ipynb #ed9d984d
 def backward(root: Value) -> None:
-    """Add the slope of `root` by itself, and by every value it was computed from, to the `grad` of each."""
+    """Add to `grad` of `root`, and of all it was computed from, the slope of `root` by it."""
     slope = {root: 1.0}
     for value in reversed(topological_order(root)):
         value.grad += slope[value]
@@ -81,7 +86,7 @@ def backward(root: Value) -> None:
 
 Value.backward = backward
 
-# %% ../../nbs/foundations/autograd.ipynb #645658cc
+# %% ../../nbs/foundations/autograd.ipynb #4c561020
 def subtract(a, b) -> Value:
     """a - b"""
     a, b = as_value(a), as_value(b)
@@ -100,14 +105,15 @@ def divide(a, b) -> Value:
     if b.data == 0.0:
         raise ZeroDivisionError(f"divide: {a.data:g} / {b.data:g} has no value")
     quotient = a.data / b.data
-    return Value(quotient, parents=(a, b), local_derivatives=(1 / b.data, -quotient / b.data), operation="/")
+    slopes = (1 / b.data, -quotient / b.data)
+    return Value(quotient, parents=(a, b), local_derivatives=slopes, operation="/")
 
-# %% ../../nbs/foundations/autograd.ipynb #e76fd44a
+# %% ../../nbs/foundations/autograd.ipynb #7db8afaa
 def power(base, exponent) -> Value:
-    """base ** exponent, for an exponent that is a number (base is the only parent) or a Value (base > 0).
+    """base ** exponent, for a number (then base is the only parent) or a Value (base > 0).
 
-    Raises ValueError where the result is not real, ZeroDivisionError and OverflowError where it or its slope
-    is infinite or too large.
+    Raises ValueError where the result is not real, ZeroDivisionError and OverflowError where it
+    or its slope is infinite or too large.
     """
     base, p = as_value(base), as_value(exponent).data
     x = base.data
@@ -120,7 +126,9 @@ def power(base, exponent) -> Value:
     except ZeroDivisionError:
         raise ZeroDivisionError(f"power: {x:g} ** {p:g} has no finite value or slope") from None
     except OverflowError:
-        raise OverflowError(f"power: {x:g} ** {p:g} is too large, or too steep, for a float") from None
+        raise OverflowError(
+            f"power: {x:g} ** {p:g} is too large, or too steep, for a float"
+        ) from None
     if not isinstance(exponent, Value):
         return Value(result, parents=(base,), local_derivatives=(slope,), operation=f"** {p:g}")
     slopes = (slope, result * math.log(x))
@@ -142,7 +150,9 @@ def log(a) -> Value:
     a = as_value(a)
     if a.data <= 0.0:
         raise ValueError(f"log: needs a positive number, got {a.data:g}")
-    return Value(math.log(a.data), parents=(a,), local_derivatives=(1.0 / a.data,), operation="log")
+    return Value(
+        math.log(a.data), parents=(a,), local_derivatives=(1.0 / a.data,), operation="log"
+    )
 
 # %% ../../nbs/foundations/autograd.ipynb #6941c491
 def sin(a) -> Value:
@@ -150,7 +160,9 @@ def sin(a) -> Value:
     a = as_value(a)
     if math.isinf(a.data):
         raise ValueError(f"sin: needs a finite number, got {a.data:g}")
-    return Value(math.sin(a.data), parents=(a,), local_derivatives=(math.cos(a.data),), operation="sin")
+    return Value(
+        math.sin(a.data), parents=(a,), local_derivatives=(math.cos(a.data),), operation="sin"
+    )
 
 
 def cos(a) -> Value:
@@ -158,20 +170,25 @@ def cos(a) -> Value:
     a = as_value(a)
     if math.isinf(a.data):
         raise ValueError(f"cos: needs a finite number, got {a.data:g}")
-    return Value(math.cos(a.data), parents=(a,), local_derivatives=(-math.sin(a.data),), operation="cos")
+    return Value(
+        math.cos(a.data), parents=(a,), local_derivatives=(-math.sin(a.data),), operation="cos"
+    )
 
-# %% ../../nbs/foundations/autograd.ipynb #85b62789
+# %% ../../nbs/foundations/autograd.ipynb #197038ad
 def tanh(a) -> Value:
     """The hyperbolic tangent of a; its slope is 1 - tanh(a)²."""
     a = as_value(a)
     result = math.tanh(a.data)
-    return Value(result, parents=(a,), local_derivatives=(1.0 - result * result,), operation="tanh")
+    return Value(
+        result, parents=(a,), local_derivatives=(1.0 - result * result,), operation="tanh"
+    )
 
 
 def relu(a) -> Value:
     """a where it is positive, else 0. At the kink, a = 0, the slope is taken to be 0."""
     a = as_value(a)
-    return Value(max(a.data, 0.0), parents=(a,), local_derivatives=(float(a.data > 0.0),), operation="relu")
+    slope = float(a.data > 0.0)
+    return Value(max(a.data, 0.0), parents=(a,), local_derivatives=(slope,), operation="relu")
 
 # %% ../../nbs/foundations/autograd.ipynb #ed0e1ed1
 def _attach(symbol: str, function) -> None:
@@ -184,19 +201,20 @@ for _symbol, _function in _symbols.items():
     _attach(_symbol, _function)
 Value.__neg__ = negative
 
-# %% ../../nbs/foundations/autograd.ipynb #24b5c180
+# %% ../../nbs/foundations/autograd.ipynb #88b7f4fc
 #| code-fold: true
 _INK, _BOX, _HEIGHT, _STOP, _ACROSS, _DOWN = "#7d8287", 114, 56, 30, 144, 116  # sizes in pixels
 
 
 def _rows_and_routes(root: Value) -> tuple[list[list], list[list]]:
-    """Rows of items, the root's first; for each edge its child, its slot, and its stops up to the parent."""
+    """Rows of items, the root's first; for each edge child, slot, stops up to the parent."""
     order = topological_order(root)[::-1]
     level = {root: 0}
     for value in order:
         for parent in value.parents:
             level[parent] = max(level.get(parent, 0), level[value] + 1)
-    rows = [[value for value in order if level[value] == row] for row in range(max(level.values()) + 1)]
+    levels = range(max(level.values()) + 1)
+    rows = [[value for value in order if level[value] == row] for row in levels]
     routes = []
     for value in order:
         for slot, parent in enumerate(value.parents):
@@ -206,16 +224,17 @@ def _rows_and_routes(root: Value) -> tuple[list[list], list[list]]:
                 rows[stop[2]].append(stop)
     return rows, routes
 
-# %% ../../nbs/foundations/autograd.ipynb #63b05325
+# %% ../../nbs/foundations/autograd.ipynb #8550d94f
 #| code-fold: true
 def _shift(value: Value, slot: int) -> float:
-    """How far from the middle of the box of `value` the arrow of its parent number `slot` ends."""
+    """How far from the middle of the box of `value` the arrow of its parent `slot` ends."""
     return (slot - (len(value.parents) - 1) / 2) * 0.5 * _BOX
 
 
 def _places(rows: list[list], routes: list[list]) -> dict:
     """The centre of every item: (x, y), x from the middle of the picture, y from its top."""
-    targets = {item: [] for row in rows for item in row}  # where the arrows of an item go: (item, shift)
+    # where the arrows of an item go: (item, shift)
+    targets = {item: [] for row in rows for item in row}
     for value, slot, items in routes:
         targets[items[0]].append((value, _shift(value, slot)))
         for lower, upper in pairwise(items):
@@ -234,16 +253,22 @@ def _places(rows: list[list], routes: list[list]) -> dict:
             x += width
     return place
 
-# %% ../../nbs/foundations/autograd.ipynb #10ef27e7
+# %% ../../nbs/foundations/autograd.ipynb #bb8581c2
 #| code-fold: true
 def _draw_value(value: Value, x: float, y: float) -> str:
     name = value.name if len(value.name) <= 12 else value.name[:11] + "…"
     title = " = ".join(part for part in (name, value.operation) if part) or "leaf"
-    lines = [(title, "bold"), (f"data {value.data:.4g}", "normal"), (f"grad {value.grad:.4g}", "normal")]
-    texts = "".join(f'<text x="{x:g}" y="{y - 11 + 16 * i:g}" text-anchor="middle" font-weight="{weight}">'
-                    f"{html.escape(line)}</text>" for i, (line, weight) in enumerate(lines))
-    return (f'<g class="value"><rect x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" '
-            f'height="{_HEIGHT}" rx="7" fill="none" stroke="{_INK}"/>{texts}</g>')
+    data, grad = f"data {value.data:.4g}", f"grad {value.grad:.4g}"
+    lines = [(title, "bold"), (data, "normal"), (grad, "normal")]
+    texts = "".join(
+        f'<text x="{x:g}" y="{y - 11 + 16 * i:g}" text-anchor="middle" font-weight="{weight}">'
+        f"{html.escape(line)}</text>"
+        for i, (line, weight) in enumerate(lines)
+    )
+    return (
+        f'<g class="value"><rect x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" '
+        f'height="{_HEIGHT}" rx="7" fill="none" stroke="{_INK}"/>{texts}</g>'
+    )
 
 
 def _draw_edge(value: Value, slot: int, items: list, place: dict) -> str:
@@ -262,7 +287,7 @@ def _draw_edge(value: Value, slot: int, items: list, place: dict) -> str:
             f'<text x="{x + gap:g}" y="{top - 5:g}" text-anchor="{anchor}" font-size="11" '
             f'font-style="italic">{value.local_derivatives[slot]:.3g}</text></g>')
 
-# %% ../../nbs/foundations/autograd.ipynb #4e5ab65e
+# %% ../../nbs/foundations/autograd.ipynb #924840b4
 class Drawing(str):
     """The text of an SVG picture; Jupyter and the book show the picture."""
 
@@ -274,9 +299,11 @@ class Drawing(str):
 
 
 def draw_graph(root: Value, limit: int = 200) -> Drawing:
-    """The graph that computed `root` as an SVG. Raises ValueError if it has more than `limit` values."""
+    """The graph that computed `root` as an SVG. ValueError for more than `limit` values."""
     if (size := len(topological_order(root))) > limit:
-        raise ValueError(f"draw_graph: the graph has {size} values, more than {limit}; draw a part of it")
+        raise ValueError(
+            f"draw_graph: the graph has {size} values, more than {limit}; draw a part of it"
+        )
     rows, routes = _rows_and_routes(root)
     place = _places(rows, routes)
     reach = max(abs(x) for x, _ in place.values()) + _BOX / 2 + 2

@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-# %% ../../nbs/foundations/derivative.ipynb #610056d9
+# %% ../../nbs/foundations/derivative.ipynb #3fc76602
 def forward_difference(f: Callable, x: float, h: float = 1.5e-8) -> float:
-    """The slope of `f` at `x` from one step ahead: (f(x + h) - f(x)) / h. Its error falls like h."""
+    """The slope at `x` from one step ahead: (f(x + h) - f(x)) / h. Its error falls like h."""
     return (f(x + h) - f(x)) / h
 
-# %% ../../nbs/foundations/derivative.ipynb #8b1fce68
+# %% ../../nbs/foundations/derivative.ipynb #b073d4d0
 def central_difference(f: Callable, x: float, h: float = 6e-6) -> float:
-    """The slope of `f` at `x` from both sides: (f(x + h) - f(x - h)) / 2h. Its error falls like h²."""
+    """The slope at `x` from both sides: (f(x + h) - f(x - h)) / 2h. Its error falls like h²."""
     return (f(x + h) - f(x - h)) / (2 * h)
 
 # %% ../../nbs/foundations/derivative.ipynb #f27c9b97
@@ -39,17 +39,20 @@ def numeric_gradient(f: Callable, x: np.ndarray, seed: np.ndarray | float = 1.0,
         gradient[index] = (sides[0] - sides[1]) / (2 * h)
     return gradient
 
-# %% ../../nbs/foundations/derivative.ipynb #1d43a33b
+# %% ../../nbs/foundations/derivative.ipynb #189cdf49
 def gradcheck(f: Callable, gradient: np.ndarray, x: np.ndarray, seed: np.ndarray | float = 1.0,
               rtol: float = 1e-6, atol: float = 1e-6) -> None:
     """Compare `gradient` with the numeric gradient of sum(seed * f(x)).
 
-    gradient, x: arrays of one shape. Raises ValueError naming both shapes if they differ, AssertionError
-    naming the worst entry if any differs by more than atol + rtol * |numeric|, or is not a number.
+    gradient, x: arrays of one shape. Raises ValueError, naming both shapes, if they differ, and
+    AssertionError, naming the worst entry, if any differs by more than atol + rtol * |numeric|
+    or is not a number.
     """
     gradient = np.asarray(gradient, dtype=np.float64)
     if gradient.shape != np.shape(x):
-        raise ValueError(f"gradcheck: the gradient has shape {gradient.shape}, but x has shape {np.shape(x)}")
+        raise ValueError(
+            f"gradcheck: the gradient has shape {gradient.shape}, but x has shape {np.shape(x)}"
+        )
     numeric = numeric_gradient(f, x, seed)
     excess = np.abs(gradient - numeric) - (atol + rtol * np.abs(numeric))
     if gradient.size and not np.all(excess <= 0):  # written so that NaN fails too
@@ -57,5 +60,6 @@ def gradcheck(f: Callable, gradient: np.ndarray, x: np.ndarray, seed: np.ndarray
         worst = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
         raise AssertionError(
             f"gradcheck: {np.count_nonzero(excess > 0)} of {excess.size} entries differ; "
-            f"the worst is {worst}: gradient {gradient[worst]:.6g}, numeric {numeric[worst]:.6g}"
+            f"the worst is {worst}: gradient {gradient[worst]:.6g}, "
+            f"numeric {numeric[worst]:.6g}"
         )

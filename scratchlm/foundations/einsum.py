@@ -21,20 +21,21 @@ from numpy.lib.stride_tricks import as_strided
 from .tensor import Tensor, as_tensor, record
 from .tensor import operands as agree
 
-# %% ../../nbs/foundations/einsum.ipynb #fcef67c6
+# %% ../../nbs/foundations/einsum.ipynb #874fd733
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
-Labels = tuple[str | int, ...]  # one label per axis: a letter, or -1, -2, … for axes under '...'
+Labels = tuple[str | int, ...]  # one per axis: a letter, or -1, -2, … for those under '...'
 Shape = tuple[int, ...]
 
 
 def split_terms(subscripts: str) -> tuple[list[list[str]], list[str] | None]:
-    """The tokens of each term and of the output, or None: 'i...,j' gives [['i', '...'], ['j']], None."""
+    """The tokens of each term and of the output, or None: 'i,j' gives [['i'], ['j']], None."""
     terms, output = [[]], None
     for match in re.finditer(r"\.\.\.|->|.", subscripts, re.DOTALL):
         token, where = match.group(), f"at position {match.start()} of {subscripts!r}"
         term = terms[-1] if output is None else output
         if token in (",", "->") and output is not None:
-            raise ValueError(f"einsum: {token!r} {where} comes after '->', but the output is a single term")
+            raise ValueError(f"einsum: {token!r} {where} comes after '->', "
+                             "but the output is a single term")
         elif token == ",":
             terms.append([])
         elif token == "->":
@@ -45,12 +46,13 @@ def split_terms(subscripts: str) -> tuple[list[list[str]], list[str] | None]:
         elif token == "..." or token in LETTERS:
             term.append(token)
         elif token != " ":
-            raise ValueError(f"einsum: {token!r} {where} is neither a letter a-z, A-Z nor ',', '...' or '->'")
+            raise ValueError(f"einsum: {token!r} {where} is neither a letter a-z, A-Z "
+                             "nor ',', '...' or '->'")
     return terms, output
 
-# %% ../../nbs/foundations/einsum.ipynb #daa55ccc
+# %% ../../nbs/foundations/einsum.ipynb #4d7d829e
 def label_axes(term: list[str], shape: Shape, position: int) -> Labels:
-    """One label per axis of the operand at `position`; '...' becomes -k, …, -1 for the k unnamed axes."""
+    """One label per axis of operand `position`; '...' becomes -k, …, -1 for k unnamed axes."""
     letters = [token for token in term if token != "..."]
     spare, where = len(shape) - len(letters), f"einsum: operand {position} has shape {shape}"
     if spare < 0:
@@ -59,75 +61,91 @@ def label_axes(term: list[str], shape: Shape, position: int) -> Labels:
     if spare > 0 and "..." not in term:
         raise ValueError(f"{where}, too many axes for {''.join(term)!r}: "
                          f"axis {len(letters)} has no letter; name it or write '...'")
-    return tuple(label for token in term for label in (range(-spare, 0) if token == "..." else [token]))
+    return tuple(
+        label for token in term for label in (range(-spare, 0) if token == "..." else [token])
+    )
 
-# %% ../../nbs/foundations/einsum.ipynb #58c20c47
+# %% ../../nbs/foundations/einsum.ipynb #033c6057
 def label_sizes(terms: tuple[Labels, ...], shapes: tuple[Shape, ...]) -> dict[str | int, int]:
-    """The size of every label. Raises ValueError if two axes with one label do not fit (rules 2 and 3)."""
+    """The size of every label. Raises ValueError if rule 2 or rule 3 is broken."""
     sizes, owner = {}, {}
     for position, (term, shape) in enumerate(zip(terms, shapes)):
         own = {}
         for label, size in zip(term, shape):
             if own.setdefault(label, size) != size:
-                raise ValueError(f"einsum: letter {label!r} has sizes {own[label]} and {size} within operand "
-                                 f"{position}; a repeated letter is a diagonal and needs equal sizes")
+                raise ValueError(
+                    f"einsum: letter {label!r} has sizes {own[label]} and {size} within "
+                    f"operand {position}; a repeated letter is a diagonal and needs equal sizes"
+                )
         for label, size in own.items():
             if sizes.get(label, 1) == 1:
                 sizes[label], owner[label] = size, position
             elif size not in (1, sizes[label]):
-                name = f"letter {label!r}" if isinstance(label, str) else f"axis {label} of '...'"
-                raise ValueError(f"einsum: {name} has size {sizes[label]} in operand {owner[label]} "
-                                 f"but size {size} in operand {position}")
+                is_letter = isinstance(label, str)
+                name = f"letter {label!r}" if is_letter else f"axis {label} of '...'"
+                raise ValueError(
+                    f"einsum: {name} has size {sizes[label]} in operand {owner[label]} "
+                    f"but size {size} in operand {position}"
+                )
     return sizes
 
-# %% ../../nbs/foundations/einsum.ipynb #02b6716c
-def output_labels(output: list[str] | None, terms: tuple[Labels, ...], subscripts: str) -> Labels:
-    """The labels of the result. `output`: the tokens after '->', or None to follow the rule for no arrow."""
+# %% ../../nbs/foundations/einsum.ipynb #3bc01b7d
+def output_labels(output: list[str] | None, terms: tuple[Labels, ...],
+                  subscripts: str) -> Labels:
+    """The labels of the result. `output`: the tokens after '->', or None without an arrow."""
     used = [label for term in terms for label in term]
     spare = sorted({label for label in used if isinstance(label, int)})
     if output is None:
-        return (*spare, *sorted(label for label in used if isinstance(label, str) and used.count(label) == 1))
+        once = (label for label in used if isinstance(label, str) and used.count(label) == 1)
+        return (*spare, *sorted(once))
     for token in output:
+        name = f"output letter {token!r} of {subscripts!r}"
         if token != "..." and token not in used:
-            raise ValueError(f"einsum: output letter {token!r} of {subscripts!r} is in no operand")
+            raise ValueError(f"einsum: {name} is in no operand")
         if output.count(token) > 1:
-            raise ValueError(f"einsum: output letter {token!r} of {subscripts!r} is repeated")
+            raise ValueError(f"einsum: {name} is repeated")
     if spare and "..." not in output:
         raise ValueError("einsum: '...' covers axes of an operand, "
                          f"but the output of {subscripts!r} has no '...'")
     return tuple(label for token in output for label in (spare if token == "..." else [token]))
 
-# %% ../../nbs/foundations/einsum.ipynb #e1d6033f
+# %% ../../nbs/foundations/einsum.ipynb #d842b0bf
 @lru_cache(maxsize=1024)
-def parse(subscripts: str, shapes: tuple[Shape, ...]) -> tuple[tuple[Labels, ...], Labels, dict]:
-    """Read an einsum string for operands of these shapes: labels per operand, output labels, size per label.
+def parse(
+    subscripts: str, shapes: tuple[Shape, ...]
+) -> tuple[tuple[Labels, ...], Labels, dict]:
+    """Read a string for these shapes: labels per operand, output labels, size per label.
 
-    Raises ValueError naming the letter or the position if the string is wrong or does not fit the shapes.
+    Raises ValueError naming the letter or the position if the string is wrong or does not fit.
     """
     terms, output = split_terms(subscripts)
     if len(terms) != len(shapes):
-        raise ValueError(f"einsum: terms in {subscripts!r}: {len(terms)}, but operands given: {len(shapes)}")
-    labels = tuple(label_axes(*pair, position) for position, pair in enumerate(zip(terms, shapes)))
+        raise ValueError(
+            f"einsum: terms in {subscripts!r}: {len(terms)}, but operands given: {len(shapes)}"
+        )
+    labels = tuple(label_axes(*pair, n) for n, pair in enumerate(zip(terms, shapes)))
     return labels, output_labels(output, labels, subscripts), label_sizes(labels, shapes)
 
-# %% ../../nbs/foundations/einsum.ipynb #ce27f095
+# %% ../../nbs/foundations/einsum.ipynb #7b8a8351
 def einsum_loops(subscripts: str, *arrays: np.ndarray) -> np.ndarray:
     """Einsum by its definition: one turn of a Python loop for every value of every letter."""
     terms, output, sizes = parse(subscripts, tuple(array.shape for array in arrays))
-    result = np.zeros([sizes[label] for label in output], np.result_type(*(array.dtype for array in arrays)))
+    dtype = np.result_type(*(array.dtype for array in arrays))
+    result = np.zeros([sizes[label] for label in output], dtype)
     for values in product(*(range(size) for size in sizes.values())):
         at = dict(zip(sizes, values))
-        factor = result.dtype.type(1)
+        factor = dtype.type(1)
         for array, term in zip(arrays, terms):
-            factor = factor * array[tuple(min(at[label], n - 1) for label, n in zip(term, array.shape))]
+            place = tuple(min(at[label], n - 1) for label, n in zip(term, array.shape))
+            factor = factor * array[place]
         result[tuple(at[label] for label in output)] += factor
     return result
 
-# %% ../../nbs/foundations/einsum.ipynb #705e33bf
+# %% ../../nbs/foundations/einsum.ipynb #3154ff38
 def simplify(array: np.ndarray, term: Labels) -> tuple[np.ndarray, Labels]:
-    """A view of `array` without axes of size 1 and with repeated labels made diagonals; and its labels.
+    """A view without axes of size 1 and with repeated labels made diagonals; and its labels.
 
-    Each label that is left appears once, in the order of first appearance among the axes that are left.
+    Each label left appears once, in the order of first appearance among the axes left.
     """
     kept = [axis for axis, size in enumerate(array.shape) if size != 1]
     labels = tuple(dict.fromkeys(term[axis] for axis in kept))  # each once, in order
@@ -138,15 +156,15 @@ def simplify(array: np.ndarray, term: Labels) -> tuple[np.ndarray, Labels]:
     strides = [sum(array.strides[axis] for axis in own) for own in axes]
     return as_strided(array, shape, strides), labels
 
-# %% ../../nbs/foundations/einsum.ipynb #01996afe
+# %% ../../nbs/foundations/einsum.ipynb #67e05352
 def align(array: np.ndarray, labels: Labels, order: Labels) -> np.ndarray:
-    """A view with one axis per label of `order`: the array's own axis, or one of size 1 where it has none."""
+    """A view with one axis per label of `order`: the array's own, or else one of size 1."""
     array = array.transpose([labels.index(label) for label in order if label in labels])
     return array[(*(slice(None) if label in labels else None for label in order), ...)]
 
 
 def einsum_broadcast(subscripts: str, *arrays: np.ndarray) -> np.ndarray:
-    """Einsum by one broadcast product and one sum. It needs memory for every combination of values."""
+    """Einsum by a broadcast product and a sum. It stores all combinations of values at once."""
     terms, output, sizes = parse(subscripts, tuple(array.shape for array in arrays))
     order = output + tuple(label for label in sizes if label not in output)
     views = [align(*simplify(array, term), order) for array, term in zip(arrays, terms)]
@@ -154,12 +172,13 @@ def einsum_broadcast(subscripts: str, *arrays: np.ndarray) -> np.ndarray:
     summed = tuple(range(len(output), len(order)))
     return np.asarray(everything.sum(axis=summed, dtype=everything.dtype))
 
-# %% ../../nbs/foundations/einsum.ipynb #87894d14
+# %% ../../nbs/foundations/einsum.ipynb #98fc4e10
 def contract_pair(a: np.ndarray, a_labels: Labels, b: np.ndarray, b_labels: Labels,
                   keep: set) -> tuple[np.ndarray, Labels]:
-    """Multiply two simplified operands and sum over the labels they share that are not in `keep`.
+    """Multiply two simplified operands and sum over shared labels that are not in `keep`.
 
-    Returns the product and its labels: batch, left, right. Labels of one operand only must be in `keep`.
+    Returns the product and its labels: batch, left, right.
+    Labels of one operand only must be in `keep`.
     """
     shared = [label for label in a_labels if label in b_labels]
     batch = tuple(label for label in shared if label in keep)
@@ -170,32 +189,34 @@ def contract_pair(a: np.ndarray, a_labels: Labels, b: np.ndarray, b_labels: Labe
     if not summed:
         return align(a, a_labels, labels) * align(b, b_labels, labels), labels
     a, b = align(a, a_labels, batch + left + summed), align(b, b_labels, batch + summed + right)
-    cut, middle = len(batch), math.prod(a.shape[len(batch + left):])
-    shape = a.shape[: len(batch + left)] + b.shape[len(batch + summed):]  # (batch, left, right), unfolded
-    a = a.reshape(*a.shape[:cut], math.prod(a.shape[cut : len(batch + left)]), middle)  # (batch, L, S)
-    b = b.reshape(*b.shape[:cut], middle, math.prod(b.shape[len(batch + summed):]))  # (batch, S, R)
-    return (a @ b).reshape(shape), labels  # (batch, left, right)
+    stack, rows = a.shape[: len(batch)], a.shape[len(batch) : len(batch + left)]
+    middle, columns = math.prod(a.shape[len(batch + left) :]), b.shape[len(batch + summed) :]
+    a = a.reshape(*stack, math.prod(rows), middle)  # (batch, L, S)
+    b = b.reshape(*stack, middle, math.prod(columns))  # (batch, S, R)
+    return (a @ b).reshape(stack + rows + columns), labels  # (batch, left, right), unfolded
 
-# %% ../../nbs/foundations/einsum.ipynb #8516a386
+# %% ../../nbs/foundations/einsum.ipynb #1bcaf990
 def leaves(tree: int | tuple) -> frozenset:
     """The operand numbers in an order: leaves(((0, 2), 1)) is {0, 1, 2}."""
     return frozenset([tree]) if isinstance(tree, int) else leaves(tree[0]) | leaves(tree[1])
 
 
 def kept_labels(group: frozenset, labels: tuple[Labels, ...], output: Labels) -> set:
-    """The labels of a group of operands that the output or an operand outside the group needs."""
+    """The labels of a group of operands that the output or an operand outside it needs."""
     outside = set(output).union(*(own for n, own in enumerate(labels) if n not in group))
     return outside.intersection(label for n in group for label in labels[n])
 
 
 def step_cost(left: frozenset, right: frozenset, labels: tuple[Labels, ...], output: Labels,
               sizes: dict) -> int:
-    """Multiplications for merging two groups: the product of the sizes of all labels that either keeps."""
+    """Multiplications to merge two groups: the product of the sizes of all kept labels."""
     together = kept_labels(left, labels, output) | kept_labels(right, labels, output)
     return math.prod(sizes[label] for label in together)
 
 
-def multiplications(tree: int | tuple, labels: tuple[Labels, ...], output: Labels, sizes: dict) -> int:
+def multiplications(
+    tree: int | tuple, labels: tuple[Labels, ...], output: Labels, sizes: dict
+) -> int:
     """The multiplications that an order takes in all."""
     if isinstance(tree, int):
         return 0
@@ -214,32 +235,36 @@ def greedy_order(labels: tuple[Labels, ...], output: Labels, sizes: dict) -> int
         trees = [pair if tree == pair[0] else tree for tree in trees if tree != pair[1]]
     return trees[0]
 
-# %% ../../nbs/foundations/einsum.ipynb #6f686ab0
+# %% ../../nbs/foundations/einsum.ipynb #f5c520f0
 def best_order(labels: tuple[Labels, ...], output: Labels, sizes: dict) -> int | tuple:
-    """The order with the fewest multiplications, found by trying every way to cut every group in two."""
+    """The order with the fewest multiplications. Tries every way to cut every group in two."""
     @cache
     def best(group: frozenset) -> tuple[int, int | tuple]:
         first, *rest = sorted(group)
         if not rest:
             return 0, first
         options = []
-        for others in (chosen for size in range(len(rest)) for chosen in combinations(rest, size)):
-            left = frozenset((first, *others))
-            (left_cost, left_tree), (right_cost, right_tree) = best(left), best(group - left)
-            last = step_cost(left, group - left, labels, output, sizes)
-            options.append((left_cost + right_cost + last, (left_tree, right_tree)))
+        for size in range(len(rest)):
+            for others in combinations(rest, size):
+                left = frozenset((first, *others))
+                right = group - left
+                (left_cost, left_tree), (right_cost, right_tree) = best(left), best(right)
+                last = step_cost(left, right, labels, output, sizes)
+                options.append((left_cost + right_cost + last, (left_tree, right_tree)))
         return min(options, key=lambda option: option[0])
 
     return best(frozenset(range(len(labels))))[1]
 
-# %% ../../nbs/foundations/einsum.ipynb #34d42140
+# %% ../../nbs/foundations/einsum.ipynb #03eab513
 MOST_EXACT = 8  # operands; the search tries some 3,000 cuts for 8 and 260,000 for 12
 
 
 @lru_cache(maxsize=1024)
-def choose_order(labels: tuple[Labels, ...], shapes: tuple[Shape, ...], output: Labels) -> int | tuple:
+def choose_order(
+    labels: tuple[Labels, ...], shapes: tuple[Shape, ...], output: Labels
+) -> int | tuple:
     """The best order for up to MOST_EXACT operands, a greedy one beyond."""
-    sizes = {label: size for own, shape in zip(labels, shapes) for label, size in zip(own, shape)}
+    sizes = dict(pair for own, shape in zip(labels, shapes) for pair in zip(own, shape))
     return (best_order if len(labels) <= MOST_EXACT else greedy_order)(labels, output, sizes)
 
 # %% ../../nbs/foundations/einsum.ipynb #e3ef2e24
@@ -261,9 +286,9 @@ def contract(arrays: list[np.ndarray], labels: list[Labels], output: Labels,
 
     return align(*walk(tree), output)
 
-# %% ../../nbs/foundations/einsum.ipynb #95edb782
+# %% ../../nbs/foundations/einsum.ipynb #82442598
 def restore(gradient: np.ndarray, shape: Shape, term: Labels) -> np.ndarray:
-    """Undo `simplify`: turn the gradient of the simplified view into that of an operand of this shape."""
+    """Undo `simplify`: from the gradient of the simplified view that of the whole operand."""
     if gradient.shape == shape:
         return gradient  # nothing was simplified
     full = np.zeros(shape, gradient.dtype)
@@ -272,16 +297,17 @@ def restore(gradient: np.ndarray, shape: Shape, term: Labels) -> np.ndarray:
     return full
 
 
-def operand_gradient(n: int, gradient: np.ndarray, arrays: list[np.ndarray], labels: list[Labels],
-                     output: Labels) -> np.ndarray:
-    """The gradient of simplified operand `n` from that of the simplified result; broadcasts to its shape."""
+def operand_gradient(
+    n: int, gradient: np.ndarray, arrays: list[np.ndarray], labels: list[Labels], output: Labels
+) -> np.ndarray:
+    """The gradient of operand `n` from the result's, all simplified; broadcasts to fit it."""
     others = [*labels[:n], *labels[n + 1 :]]
     known = set(output).union(*others)
-    target = tuple(label for label in labels[n] if label in known)  # without letters that only operand n has
+    target = tuple(label for label in labels[n] if label in known)  # not those of n alone
     result = contract([gradient, *arrays[:n], *arrays[n + 1 :]], [output, *others], target)
     return align(result, target, labels[n])
 
-# %% ../../nbs/foundations/einsum.ipynb #b0abce64
+# %% ../../nbs/foundations/einsum.ipynb #13c0e173
 def is_float(value) -> bool:
     """Whether this is a tensor or an array of floating point numbers."""
     return isinstance(value, (Tensor, np.ndarray)) and value.dtype.kind == "f"
@@ -290,16 +316,16 @@ def is_float(value) -> bool:
 def as_operands(values: tuple) -> tuple[Tensor, ...]:
     """Tensors of one dtype. Raises TypeError if floating point dtypes are mixed."""
     if not any(is_float(value) for value in values):
-        values = [as_tensor(value) for value in values]  # numbers and lists may have become float32
+        values = [as_tensor(value) for value in values]  # numbers and lists may become float32
     first = next((as_tensor(value) for value in values if is_float(value)), None)
     if first is not None or not values:
         return tuple(agree(value, first)[0] for value in values)
     common = np.result_type(*(tensor.dtype for tensor in values))
     return tuple(Tensor(tensor.data.astype(common, copy=False)) for tensor in values)
 
-# %% ../../nbs/foundations/einsum.ipynb #544c4343
+# %% ../../nbs/foundations/einsum.ipynb #b9ddc55a
 def from_lists(arguments: tuple) -> tuple[str, tuple]:
-    """Translate einsum(a, [0, 1], b, [1, 2], [0, 2]) to the string 'AB,BC->AC' and the operands (a, b)."""
+    """Translate einsum(a, [0, 1], b, [1, 2], [0, 2]) to the string 'AB,BC->AC' and (a, b)."""
     def spell(entries: list, place: str) -> str:
         for entry in entries:
             number = isinstance(entry, (int, np.integer)) and not isinstance(entry, bool)
@@ -308,7 +334,8 @@ def from_lists(arguments: tuple) -> tuple[str, tuple]:
                                  "from 0 to 51 nor Ellipsis")
         return "".join("..." if entry is Ellipsis else LETTERS[entry] for entry in entries)
 
-    operands, lists, output = arguments[:-1:2], arguments[1::2], arguments[-1:] if len(arguments) % 2 else ()
+    operands, lists = arguments[:-1:2], arguments[1::2]
+    output = arguments[-1:] if len(arguments) % 2 else ()
     for n, entries in enumerate((*lists, *output) if operands else [None]):
         if not isinstance(entries, (list, tuple)):
             raise ValueError(f"einsum: operand {n} is not followed by a list of integers; "
@@ -316,14 +343,14 @@ def from_lists(arguments: tuple) -> tuple[str, tuple]:
     text = ",".join(spell(entries, f"list of operand {n}") for n, entries in enumerate(lists))
     return text + "".join("->" + spell(entries, "output list") for entries in output), operands
 
-# %% ../../nbs/foundations/einsum.ipynb #8113d299
+# %% ../../nbs/foundations/einsum.ipynb #f39a15a5
 def einsum(subscripts: str, *operands) -> Tensor:
     """Multiply operands along named axes and sum: einsum("bqhd,bkhd->bhqk", a, b).
 
     subscripts: any string that numpy.einsum takes. operands: tensors, arrays, lists or numbers.
-    Returns a tensor with memory of its own, through which gradients reach every operand that requires one.
+    Returns a tensor with memory of its own; gradients reach every operand that requires one.
     The axes may also be numbered: einsum(a, [0, 1], b, [1, 2], [0, 2]).
-    Raises ValueError naming the letter or the position if the string is wrong or does not fit the shapes,
+    Raises ValueError naming the letter or the position if the string is wrong or does not fit,
     TypeError if floating point dtypes are mixed.
     """
     if not isinstance(subscripts, str):
@@ -332,10 +359,10 @@ def einsum(subscripts: str, *operands) -> Tensor:
     shapes = tuple(tensor.shape for tensor in tensors)
     terms, output, sizes = parse(subscripts, shapes)
     arrays, labels = zip(*(simplify(tensor.data, term) for tensor, term in zip(tensors, terms)))
-    short = tuple(label for label in output if sizes[label] != 1)  # the labels of the simplified result
+    short = tuple(label for label in output if sizes[label] != 1)  # of the simplified result
 
     def backward(gradient: np.ndarray) -> tuple:
-        gradient = gradient.reshape([sizes[label] for label in short])  # without its axes of size 1
+        gradient = gradient.reshape([sizes[label] for label in short])  # no axes of size 1
         return tuple(
             restore(operand_gradient(n, gradient, arrays, labels, short), shapes[n], terms[n])
             if tensor.requires_grad else None
@@ -343,5 +370,6 @@ def einsum(subscripts: str, *operands) -> Tensor:
         )
 
     data = contract(arrays, labels, short)
-    data = data.copy() if len(tensors) == 1 else data  # a single operand may have given a view of itself
-    return record(data.reshape([sizes[label] for label in output]), tensors, backward)  # with axes of size 1
+    data = data.copy() if len(tensors) == 1 else data  # not a view of the only operand
+    data = data.reshape([sizes[label] for label in output])  # with axes of size 1
+    return record(data, tensors, backward)

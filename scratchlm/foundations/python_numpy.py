@@ -16,12 +16,12 @@ import operator
 from collections.abc import Callable, Sequence
 from numbers import Number
 
-# %% ../../nbs/foundations/python_numpy.ipynb #e05bdd73
+# %% ../../nbs/foundations/python_numpy.ipynb #b22cda18
 def shape_of(nested, where: str = "") -> tuple[int, ...]:
     """The shape of a number or of nested lists of numbers.
 
     where: the path to `nested`, as in "[1][0]", for error messages; empty at the top.
-    Raises ValueError if the lists are ragged, TypeError, naming the type, if an entry is not a number.
+    Raises ValueError for ragged lists; TypeError, naming the type, where an entry is no number.
     """
     if isinstance(nested, Number):
         return ()
@@ -31,8 +31,10 @@ def shape_of(nested, where: str = "") -> tuple[int, ...]:
     shapes = [shape_of(item, f"{where}[{i}]") for i, item in enumerate(nested)]
     for i, shape in enumerate(shapes):
         if shape != shapes[0]:
-            raise ValueError(f"Array: the lists are ragged: {where}[{i}] has shape {shape}, but {where}[0] "
-                             f"has shape {shapes[0]}; make them equally long")
+            raise ValueError(
+                f"Array: the lists are ragged: {where}[{i}] has shape {shape}, but {where}[0] "
+                f"has shape {shapes[0]}; make them equally long"
+            )
     return (len(nested), *(shapes[0] if shapes else ()))
 
 
@@ -40,11 +42,11 @@ def row_major_strides(shape: Sequence[int]) -> tuple[int, ...]:
     """The strides, in entries, of an array of this shape stored with its last index fastest."""
     return tuple(math.prod(shape[k + 1:]) for k in range(len(shape)))
 
-# %% ../../nbs/foundations/python_numpy.ipynb #8a05ffc8
+# %% ../../nbs/foundations/python_numpy.ipynb #a1b21179
 class Array:
-    """An n-d array: a flat list `buffer`, and the `shape`, `strides` and `offset` with which to walk it.
+    """An n-d array: a flat list `buffer`, with `shape`, `strides`, `offset` to walk it by.
 
-    `Array(nested)` takes a number or nested lists of numbers. Strides and offset count entries, not bytes.
+    `Array(nested)` takes a number or nested lists. Strides and offset count entries, not bytes.
     """
 
     def __init__(self, nested):
@@ -54,23 +56,29 @@ class Array:
         for _ in self.shape:
             self.buffer = [item for part in self.buffer for item in part]
 
-# %% ../../nbs/foundations/python_numpy.ipynb #fe84cffe
-def from_buffer(cls, buffer: list, shape: Sequence[int], strides: Sequence[int] | None = None, offset=0):
+# %% ../../nbs/foundations/python_numpy.ipynb #cc7a82ac
+def from_buffer(
+    cls, buffer: list, shape: Sequence[int], strides: Sequence[int] | None = None, offset=0
+):
     """A view of `buffer`, row-major unless `strides` are given.
 
-    Raises ValueError if it reaches outside, if a size is negative, or if shape and strides differ in length.
+    Raises ValueError if it reaches outside, a size is negative, or the lengths do not match.
     """
     view = cls.__new__(cls)
     view.buffer, view.shape, view.offset = buffer, tuple(shape), offset
     view.strides = row_major_strides(view.shape) if strides is None else tuple(strides)
     if len(view.strides) != len(view.shape) or min(view.shape, default=0) < 0:
-        raise ValueError(f"from_buffer: shape {view.shape} with strides {view.strides}: there must be one "
-                         "stride for each size, and no size below 0")
+        raise ValueError(
+            f"from_buffer: shape {view.shape} with strides {view.strides}: there must be one "
+            "stride for each size, and no size below 0"
+        )
     reach = [(n - 1) * stride for n, stride in zip(view.shape, view.strides)]
     low, high = offset + sum(min(0, r) for r in reach), offset + sum(max(0, r) for r in reach)
     if 0 not in view.shape and not 0 <= low <= high < len(buffer):
-        raise ValueError(f"from_buffer: shape {view.shape}, strides {view.strides} and offset {offset} reach "
-                         f"positions {low} to {high}, but the buffer has {len(buffer)} entries")
+        raise ValueError(
+            f"from_buffer: shape {view.shape}, strides {view.strides} and offset {offset} "
+            f"reach positions {low} to {high}, but the buffer has {len(buffer)} entries"
+        )
     return view
 
 
@@ -80,7 +88,7 @@ Array.from_buffer = classmethod(from_buffer)
 Array.ndim = property(lambda self: len(self.shape), doc="The number of dimensions.")
 Array.size = property(lambda self: math.prod(self.shape), doc="The number of entries.")
 
-# %% ../../nbs/foundations/python_numpy.ipynb #46a14b85
+# %% ../../nbs/foundations/python_numpy.ipynb #55054759
 def positions(array: Array) -> list[int]:
     """The buffer position of every entry, in row-major order."""
     result = [array.offset]
@@ -90,7 +98,7 @@ def positions(array: Array) -> list[int]:
 
 
 def is_contiguous(array: Array) -> bool:
-    """Whether the entries lie side by side in the buffer, in row-major order; True if there are none."""
+    """Whether the entries lie side by side in the buffer, in row-major order; True if none."""
     steps = zip(array.shape, array.strides, row_major_strides(array.shape))
     return array.size == 0 or all(n == 1 or stride == expected for n, stride, expected in steps)
 
@@ -101,7 +109,7 @@ def entries(array: Array) -> list:
         return array.buffer[array.offset : array.offset + array.size]
     return [array.buffer[position] for position in positions(array)]
 
-# %% ../../nbs/foundations/python_numpy.ipynb #aaf01932
+# %% ../../nbs/foundations/python_numpy.ipynb #71999511
 def to_list(array: Array):
     """The entries as nested lists; a bare entry if the array has no dimensions."""
     flat = entries(array)
@@ -113,35 +121,42 @@ def to_list(array: Array):
 
 def to_text(array: Array) -> str:
     """What the array prints as."""
-    return f"Array({to_list(array)}, shape={array.shape})" if array.size == 0 else f"Array({to_list(array)})"
+    shape = f", shape={array.shape}" if array.size == 0 else ""
+    return f"Array({to_list(array)}{shape})"
 
 
 Array.tolist, Array.__repr__ = to_list, to_text
 
-# %% ../../nbs/foundations/python_numpy.ipynb #b248aa0c
+# %% ../../nbs/foundations/python_numpy.ipynb #d2d262e3
 def complete_index(index, ndim: int) -> tuple:
-    """`index` as a tuple that mentions every dimension, with the Ellipsis written out as full slices.
+    """`index` as a tuple that mentions every dimension, with the Ellipsis as full slices.
 
-    Raises TypeError for anything but ints, slices, None and Ellipsis; IndexError for too many of them.
+    Raises TypeError for anything but ints, slices, None and Ellipsis; IndexError for too many.
     """
     index = index if isinstance(index, tuple) else (index,)
     for item in index:
-        known = item is None or item is Ellipsis or isinstance(item, slice) or hasattr(item, "__index__")
-        if not known or isinstance(item, bool):
-            raise TypeError(f"an Array is indexed by ints, slices, None and ..., not {type(item).__name__}")
+        known = item is None or item is Ellipsis or isinstance(item, slice)
+        if isinstance(item, bool) or not (known or hasattr(item, "__index__")):
+            raise TypeError(
+                f"an Array is indexed by ints, slices, None and ..., not {type(item).__name__}"
+            )
     if index.count(Ellipsis) > 1:
-        raise IndexError("an index can hold only one Ellipsis (...): which dimensions would each stand for?")
+        raise IndexError(
+            "an index can hold only one Ellipsis (...): which dimensions would each stand for?"
+        )
     index = index if Ellipsis in index else (*index, Ellipsis)
     used = sum(item is not None and item is not Ellipsis for item in index)
     if used > ndim:
-        raise IndexError(f"too many indices: {used} for an array of {ndim} dimensions; leave some out, or "
-                         "add dimensions with None")
+        raise IndexError(
+            f"too many indices: {used} for an array of {ndim} dimensions; leave some out, or "
+            "add dimensions with None"
+        )
     at = index.index(Ellipsis)
     return index[:at] + (slice(None),) * (ndim - used) + index[at + 1 :]
 
-# %% ../../nbs/foundations/python_numpy.ipynb #c679e873
+# %% ../../nbs/foundations/python_numpy.ipynb #cced0069
 def view_of(array: Array, index) -> Array:
-    """The part of `array` that `index` selects, as a view. Raises IndexError if an int is out of range."""
+    """The part of `array` that `index` selects, a view. IndexError for an int out of range."""
     shape, strides, offset, axis = [], [], array.offset, 0
     for item in complete_index(index, array.ndim):
         if item is None:
@@ -157,36 +172,43 @@ def view_of(array: Array, index) -> Array:
         elif -n <= operator.index(item) < n:
             offset += range(n)[item] * stride
         else:
-            raise IndexError(f"index {item} is out of range for dimension {axis} of shape {array.shape}: "
-                             + (f"use {-n} to {n - 1}" if n else "it has no entries"))
+            raise IndexError(
+                f"index {item} is out of range for dimension {axis} of shape {array.shape}: "
+                + (f"use {-n} to {n - 1}" if n else "it has no entries")
+            )
         axis += 1
     return Array.from_buffer(array.buffer, shape, strides, offset)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #4672ac74
+# %% ../../nbs/foundations/python_numpy.ipynb #fc5d027a
 def get_item(array: Array, index):
-    """What `array[index]` gives: a view, or the entry itself where every dimension is indexed by an int."""
+    """What `array[index]` gives: a view, or the entry where ints index every dimension."""
     view = view_of(array, index)
-    is_entry = view.ndim == 0 and Ellipsis not in (index if isinstance(index, tuple) else (index,))
+    items = index if isinstance(index, tuple) else (index,)
+    is_entry = view.ndim == 0 and Ellipsis not in items
     return view.buffer[view.offset] if is_entry else view
 
 
 def length(array: Array) -> int:
     """What `len(array)` gives: the size of the first dimension. TypeError if there is none."""
     if array.ndim == 0:
-        raise TypeError("an Array without dimensions has no length and no items; its entry is array[()]")
+        raise TypeError(
+            "an Array without dimensions has no length and no items; its entry is array[()]"
+        )
     return array.shape[0]
 
 
 Array.__getitem__, Array.__len__ = get_item, length
 Array.__iter__ = lambda self: (self[i] for i in range(len(self)))
 
-# %% ../../nbs/foundations/python_numpy.ipynb #c631607b
+# %% ../../nbs/foundations/python_numpy.ipynb #9b0bac97
 def complete_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """`axes` as a tuple of ints in 0..ndim-1; None means all dimensions, and () none.
 
-    Raises IndexError, with the range, for an axis that does not exist, ValueError for one named twice.
+    Raises IndexError, with the range, for an axis out of range, ValueError for one named twice.
     """
-    axes = tuple(range(ndim)) if axes is None else (axes,) if isinstance(axes, int) else tuple(axes)
+    if axes is None:
+        axes = range(ndim)
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
     for axis in axes:
         if not -ndim <= axis < ndim:
             raise IndexError(f"axis {axis} does not exist in an array of {ndim} dimensions"
@@ -196,22 +218,24 @@ def complete_axes(axes: int | Sequence[int] | None, ndim: int) -> tuple[int, ...
         raise ValueError(f"axes {axes} name a dimension twice: name each at most once")
     return axes
 
-# %% ../../nbs/foundations/python_numpy.ipynb #47c854d6
+# %% ../../nbs/foundations/python_numpy.ipynb #e7f75db6
 def transpose(array: Array, *axes: int) -> Array:
-    """A view with the dimensions in the order `axes` (ints, one tuple or one list); reversed without any."""
+    """A view with the dimensions in the order `axes` (ints, a tuple or a list), or reversed."""
     axes = axes or (range(array.ndim)[::-1],)
     order = complete_axes(axes[0] if isinstance(axes[0], Sequence) else axes, array.ndim)
     if len(order) != array.ndim:
-        raise ValueError(f"transpose: axes {order} must name each of the {array.ndim} dimensions once")
+        raise ValueError(
+            f"transpose: axes {order} must name each of the {array.ndim} dimensions once"
+        )
     shape, strides = ([old[axis] for axis in order] for old in (array.shape, array.strides))
     return Array.from_buffer(array.buffer, shape, strides, array.offset)
 
 
 Array.transpose, Array.T = transpose, property(transpose)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #9175279c
+# %% ../../nbs/foundations/python_numpy.ipynb #2ea1d44f
 def strides_for_shape(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The strides with which `array` can be viewed in `shape`, of equal size; None if it must be copied."""
+    """Strides that view `array` in `shape`, of equal size; None if it must be copied."""
     if array.size == 0:
         return row_major_strides(shape)
     runs = []  # (size, stride) of what one stride can walk, the innermost first
@@ -232,24 +256,29 @@ def strides_for_shape(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] |
         left, step = left // n, step * n
     return tuple(reversed(strides))
 
-# %% ../../nbs/foundations/python_numpy.ipynb #4978da15
+# %% ../../nbs/foundations/python_numpy.ipynb #f67f2bff
 def copy(array: Array) -> Array:
     """The same entries in a buffer of their own, row-major."""
     return Array.from_buffer(entries(array), array.shape)
 
 
 def reshape(array: Array, *shape: int) -> Array:
-    """The entries, in row-major order, in another shape: as a view where strides can say it, else as a copy.
+    """The entries, in row-major order, in another shape: a view if possible, else a copy.
 
-    shape: ints, one tuple or one list; one may be -1. ValueError, naming both shapes, if they do not fit.
+    shape: ints, a tuple or a list; one may be -1. ValueError names both shapes if they misfit.
     """
-    shape = asked = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+    if len(shape) == 1 and isinstance(shape[0], Sequence):
+        shape = tuple(shape[0])
+    asked = shape
     if shape.count(-1) == 1:
         known = -math.prod(shape)  # the product of the other sizes
         shape = tuple(array.size // known if n == -1 and known else n for n in shape)
     if math.prod(shape) != array.size or min(shape, default=0) < 0:
-        raise ValueError(f"reshape: shape {array.shape} has {array.size} entries, which shape {asked} cannot "
-                         "hold; the product of the sizes must stay the same, and at most one may be -1")
+        raise ValueError(
+            f"reshape: shape {array.shape} has {array.size} entries, which shape {asked} "
+            "cannot hold; the product of the sizes must stay the same, and at most one "
+            "may be -1"
+        )
     strides = strides_for_shape(array, shape)
     if strides is None:
         return Array.from_buffer(entries(array), shape)
@@ -258,9 +287,9 @@ def reshape(array: Array, *shape: int) -> Array:
 
 Array.copy, Array.reshape = copy, reshape
 
-# %% ../../nbs/foundations/python_numpy.ipynb #98d5a5a1
+# %% ../../nbs/foundations/python_numpy.ipynb #5a60c1ca
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """The shape that these are stretched to together. ValueError, naming them, if they do not fit."""
+    """The shape that these are all stretched to. ValueError names them if they do not fit."""
     ndim = max(map(len, shapes), default=0)
     filled = [(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes]
     result = []
@@ -268,55 +297,62 @@ def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
         others = sorted(set(sizes) - {1})
         if len(others) > 1:
             listed = " and ".join(str(tuple(shape)) for shape in shapes)
-            raise ValueError(f"shapes {listed} cannot be broadcast: dimension {axis}, counted from the end, "
-                             f"has sizes {' and '.join(map(str, others))}; sizes must be equal, or 1")
+            raise ValueError(
+                f"shapes {listed} cannot be broadcast: dimension {axis}, counted from the end, "
+                f"has sizes {' and '.join(map(str, others))}; sizes must be equal, or 1"
+            )
         result.append(others[0] if others else 1)
     return tuple(result)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #91315572
+# %% ../../nbs/foundations/python_numpy.ipynb #c74ab590
 def broadcast_to(array: Array, shape: Sequence[int]) -> Array:
     """A view of `array` stretched to `shape`, with stride 0 where entries repeat.
 
-    Raises ValueError, naming both shapes, if they do not fit, or if `shape` would have to grow itself.
+    Raises ValueError, naming both shapes, if they do not fit or `shape` would have to grow.
     """
     shape = tuple(shape)
     if broadcast_shapes(array.shape, shape) != shape:
-        raise ValueError(f"broadcast_to: shape {array.shape} cannot be stretched to {shape}: only sizes of 1 "
-                         "grow, and none may shrink")
+        raise ValueError(
+            f"broadcast_to: shape {array.shape} cannot be stretched to {shape}: only sizes "
+            "of 1 grow, and none may shrink"
+        )
     strides = tuple(0 if n == 1 else stride for n, stride in zip(array.shape, array.strides))
-    return Array.from_buffer(array.buffer, shape, (0,) * (len(shape) - array.ndim) + strides, array.offset)
+    strides = (0,) * (len(shape) - array.ndim) + strides
+    return Array.from_buffer(array.buffer, shape, strides, array.offset)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #f76163f3
+# %% ../../nbs/foundations/python_numpy.ipynb #51e5f8c7
 def as_array(value) -> Array:
-    """`value` itself if it is an Array, else an Array made from this number or these nested lists."""
+    """`value` itself if it is an Array, else an Array made from this number or these lists."""
     return value if isinstance(value, Array) else Array(value)
 
 
 def set_item(array: Array, index, value) -> None:
-    """What `array[index] = value` does: broadcast `value` to the selected view and write it into the buffer.
+    """What `array[index] = value` does: broadcast `value` to the view and write it there.
 
     Raises ValueError if it does not fit, or if the selected view repeats entries.
     """
     target = view_of(array, index)
     places = positions(target)
     if len(set(places)) < len(places):
-        raise ValueError(f"a view of shape {target.shape} with strides {target.strides} shows the same entry "
-                         "in several places and cannot be written to; write to a copy() of it")
+        raise ValueError(
+            f"a view of shape {target.shape} with strides {target.strides} shows the same entry "
+            "in several places and cannot be written to; write to a copy() of it"
+        )
     for position, entry in zip(places, entries(broadcast_to(as_array(value), target.shape))):
         target.buffer[position] = entry
 
 
 Array.__setitem__ = set_item
 
-# %% ../../nbs/foundations/python_numpy.ipynb #deb90526
+# %% ../../nbs/foundations/python_numpy.ipynb #6f81e009
 def elementwise(f: Callable, *arrays) -> Array:
-    """A new array: `f` applied to the entries of all `arrays` side by side, after broadcasting them."""
+    """A new array: `f` applied to the entries of all `arrays`, broadcast, side by side."""
     arrays = [as_array(array) for array in arrays]
     shape = broadcast_shapes(*(array.shape for array in arrays))
     operands = [entries(broadcast_to(array, shape)) for array in arrays]
     return Array.from_buffer(list(map(f, *operands)), shape)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #f69b2019
+# %% ../../nbs/foundations/python_numpy.ipynb #fadde830
 def update(f: Callable, array: Array, value) -> Array:
     """Write `f(array, value)` into `array` itself and return it: what `array += value` does."""
     array[...] = elementwise(f, array, value)
@@ -324,10 +360,12 @@ def update(f: Callable, array: Array, value) -> Array:
 
 
 def truth(array: Array) -> bool:
-    """The truth of the only entry. ValueError, with the number of entries, if that is not one."""
+    """The truth of the only entry. ValueError, with their number, if there are more or none."""
     if array.size != 1:
-        raise ValueError(f"an Array with {array.size} entries is neither true nor false; ask about single "
-                         "entries, or compare tolist()")
+        raise ValueError(
+            f"an Array with {array.size} entries is neither true nor false; ask about single "
+            "entries, or compare tolist()"
+        )
     return bool(entries(array)[0])
 
 
@@ -343,12 +381,12 @@ Array.__neg__ = lambda self: elementwise(operator.neg, self)
 Array.__abs__ = lambda self: elementwise(abs, self)
 Array.__bool__, Array.__hash__ = truth, None
 
-# %% ../../nbs/foundations/python_numpy.ipynb #ecf03e7e
+# %% ../../nbs/foundations/python_numpy.ipynb #86e4122a
 NOTHING = object()  # stands for "no initial value was given"
 
 
 def reduce(f: Callable, array, axis=None, keepdims: bool = False, initial=NOTHING) -> Array:
-    """Fold the entries along `axis` (an int, a tuple, None for all) with the two-argument function `f`.
+    """Fold the entries along `axis` (an int, a tuple, None for all) with the two-argument `f`.
 
     Raises ValueError, naming the shape, where there is nothing to fold and no `initial` value.
     """
@@ -358,11 +396,17 @@ def reduce(f: Callable, array, axis=None, keepdims: bool = False, initial=NOTHIN
     ordered = entries(array.transpose(*kept, *axes))
     count, run = (math.prod(array.shape[k] for k in group) for group in (kept, axes))
     if initial is NOTHING and run == 0:
-        raise ValueError(f"nothing to fold: shape {array.shape} has no entries along axis {axis}; give an "
-                         "initial value, or leave out empty arrays")
+        raise ValueError(
+            f"nothing to fold: shape {array.shape} has no entries along axis {axis}; give an "
+            "initial value, or leave out empty arrays"
+        )
     start = () if initial is NOTHING else (initial,)
-    results = [functools.reduce(f, ordered[i * run : (i + 1) * run], *start) for i in range(count)]
-    shape = [1 if k in axes else n for k, n in enumerate(array.shape) if keepdims or k not in axes]
+    results = [
+        functools.reduce(f, ordered[i * run : (i + 1) * run], *start) for i in range(count)
+    ]
+    shape = [
+        1 if k in axes else n for k, n in enumerate(array.shape) if keepdims or k not in axes
+    ]
     return Array.from_buffer(results, shape)
 
 # %% ../../nbs/foundations/python_numpy.ipynb #8750f081
@@ -391,34 +435,39 @@ def array_mean(array, axis=None, keepdims: bool = False) -> Array:
 
 Array.sum, Array.max, Array.min, Array.mean = array_sum, array_max, array_min, array_mean
 
-# %% ../../nbs/foundations/python_numpy.ipynb #4f5ba6ff
+# %% ../../nbs/foundations/python_numpy.ipynb #8d6e4d91
 def fit_for_matmul(a: Array, b: Array) -> tuple[Array, Array]:
-    """Views of `a` as rows (..., m, k) and of `b` transposed, as rows (..., n, k); batches stay as they are.
+    """Views of `a` as rows (..., m, k) and of `b` transposed, as rows (..., n, k).
 
     Raises ValueError, naming both shapes, if the sizes k differ or an operand has no dimensions.
     """
     if 0 in (a.ndim, b.ndim):
-        raise ValueError(f"matmul: shapes {a.shape} and {b.shape}: each needs a dimension; to scale, use *")
+        raise ValueError(
+            f"matmul: shapes {a.shape} and {b.shape}: each needs a dimension; to scale, use *"
+        )
     left = a if a.ndim > 1 else a[None, :]  # (..., m, k)
     right = b.transpose(*range(b.ndim - 2), -1, -2) if b.ndim > 1 else b[None, :]  # (..., n, k)
     if left.shape[-1] != right.shape[-1]:
         side = "last but one" if b.ndim > 1 else "only"
-        raise ValueError(f"matmul: shapes {a.shape} and {b.shape} do not fit: the last size of the left, "
-                         f"{left.shape[-1]}, must equal the {side} size of the right, {right.shape[-1]}")
+        raise ValueError(
+            f"matmul: shapes {a.shape} and {b.shape} do not fit: the last size of the left, "
+            f"{left.shape[-1]}, must equal the {side} size of the right, {right.shape[-1]}"
+        )
     return left, right
 
-# %% ../../nbs/foundations/python_numpy.ipynb #7e3baf60
+# %% ../../nbs/foundations/python_numpy.ipynb #4084a89d
 def matmul(a, b) -> Array:
-    """The matrix product over the last two dimensions; dimensions before them are batches, and broadcast.
+    """The matrix product over the last two dimensions; those before are batches, and broadcast.
 
-    a: (..., m, k) or (k,). b: (..., k, n) or (k,). Returns (..., m, n), without m or n where an operand
-    is 1-d. Raises ValueError, naming the shapes, if they do not fit or an operand has no dimensions.
+    a: (..., m, k) or (k,). b: (..., k, n) or (k,). Returns (..., m, n), without m or n where an
+    operand is 1-d. ValueError, with the shapes, if they do not fit or an operand is 0-d.
     """
     a, b = as_array(a), as_array(b)
     left, right = fit_for_matmul(a, b)
     (m, k), n = left.shape[-2:], right.shape[-2]
     batch = broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    lefts, rights = entries(broadcast_to(left, (*batch, m, k))), entries(broadcast_to(right, (*batch, n, k)))
+    lefts = entries(broadcast_to(left, (*batch, m, k)))
+    rights = entries(broadcast_to(right, (*batch, n, k)))
     results = []
     for i in range(math.prod(batch)):
         rows = [lefts[j * k : (j + 1) * k] for j in range(i * m, (i + 1) * m)]

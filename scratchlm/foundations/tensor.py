@@ -21,12 +21,12 @@ from weakref import finalize
 
 import numpy as np
 
-# %% ../../nbs/foundations/tensor.ipynb #448e515b
+# %% ../../nbs/foundations/tensor.ipynb #b6389c81
 class Tensor:
-    """An ndarray that remembers how it was computed, so that gradients can be traced back through it.
+    """An ndarray that remembers how it was computed, so that gradients can be traced back.
 
     data: an ndarray (kept, not copied), or numbers and lists (floats become float32).
-    requires_grad: whether `backward` shall leave a gradient in `grad`, an ndarray of this shape and dtype.
+    requires_grad: whether `backward` shall leave a gradient in `grad`, an ndarray like `data`.
     Raises TypeError if a gradient is required of anything but floating point numbers.
     """
     __slots__ = ("_data", "grad", "requires_grad", "parents", "rule", "order", "__weakref__")
@@ -39,25 +39,27 @@ class Tensor:
         if dtype is None and not from_numpy and array.dtype == np.float64:
             array = array.astype(np.float32)
         if requires_grad and array.dtype.kind != "f":
-            raise TypeError(f"Tensor: a gradient needs floating point numbers, not {array.dtype}; "
-                            f"pass dtype=np.float32, or leave out requires_grad")
+            raise TypeError(
+                f"Tensor: a gradient needs floating point numbers, not {array.dtype}; "
+                f"pass dtype=np.float32, or leave out requires_grad"
+            )
         self._data, self.grad, self.requires_grad = array, None, requires_grad
         self.parents, self.rule, self.order = (), None, 0  # a leaf
 
-# %% ../../nbs/foundations/tensor.ipynb #4b303cb5
+# %% ../../nbs/foundations/tensor.ipynb #a829cac6
 def _set_data(x: Tensor, array) -> None:
     """Put another array into `x`, and take note of the write."""
     x._data = np.asarray(array)
     _note_write(x._data)
 
 
-Tensor.data = property(lambda x: x._data, _set_data, doc="The ndarray. Assigning counts as a write.")
+Tensor.data = property(lambda x: x._data, _set_data, doc="The ndarray. Assigning is a write.")
 Tensor.shape = property(lambda x: x._data.shape, doc="The length of each axis.")
 Tensor.ndim = property(lambda x: x._data.ndim, doc="The number of axes.")
 Tensor.size = property(lambda x: x._data.size, doc="The number of entries.")
 Tensor.dtype = property(lambda x: x._data.dtype, doc="The type of the entries.")
 
-# %% ../../nbs/foundations/tensor.ipynb #2ae6f0ac
+# %% ../../nbs/foundations/tensor.ipynb #cf4c4781
 class _Mode(threading.local):
     recording = True  # each thread has its own
 
@@ -68,20 +70,21 @@ _clock = count(1)
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """A `with` block (or, as `@no_grad()`, a function) in which nothing is remembered for `backward`."""
+    """A `with` block (or, as `@no_grad()`, a function) in which nothing is remembered."""
     before, _mode.recording = _mode.recording, False
     try:
         yield
     finally:
         _mode.recording = before
 
-# %% ../../nbs/foundations/tensor.ipynb #b53befe8
+# %% ../../nbs/foundations/tensor.ipynb #2bb97a5f
 def record(data: np.ndarray, parents: tuple, backward: Callable) -> Tensor:
     """The result of an operation as a Tensor that knows the way back.
 
-    data: the result. parents: the Tensors it was computed from. backward: takes the gradient with respect to
-    the result, an ndarray it must not change, and returns a tuple of gradients, one per parent and in its
-    shape, or None. Remembers nothing if no parent requires a gradient, or under `no_grad`.
+    data: the result. parents: the Tensors it was computed from. backward: takes the gradient
+    with respect to the result, an ndarray it must not change, and returns a tuple of gradients,
+    one per parent and in its shape, or None.
+    Remembers nothing if no parent requires a gradient, or under `no_grad`.
     """
     result = Tensor.__new__(Tensor)  # past __init__ and its checks
     result._data = data if type(data) is np.ndarray else np.asarray(data)
@@ -95,9 +98,9 @@ def record(data: np.ndarray, parents: tuple, backward: Callable) -> Tensor:
     result.parents, result.rule, result.order = (), None, 0
     return result
 
-# %% ../../nbs/foundations/tensor.ipynb #afa42cad
+# %% ../../nbs/foundations/tensor.ipynb #3380798f
 def _walk(root: Tensor, gradient: np.ndarray) -> dict[Tensor, np.ndarray]:
-    """Carry `gradient` back from `root`, and return what arrives at each leaf. Uses the graph up."""
+    """Carry `gradient` back from `root`; return what reaches each leaf. Uses the graph up."""
     grads = {root: gradient}
     waiting = [(-root.order, root)] if root.order else []
     while waiting:
@@ -118,12 +121,13 @@ def _walk(root: Tensor, gradient: np.ndarray) -> dict[Tensor, np.ndarray]:
         node.parents, node.rule = (), _used
     return grads
 
-# %% ../../nbs/foundations/tensor.ipynb #f49b95ad
+# %% ../../nbs/foundations/tensor.ipynb #84ec7de8
 def backward(x: Tensor, gradient=None) -> None:
-    """Add to the `grad` of every leaf that `x` was computed from the gradient of sum(gradient * x).
+    """Add the gradient of sum(gradient * x) to the `grad` of every leaf `x` was computed from.
 
-    gradient: an array or Tensor of the shape of `x`; not needed if `x` holds one number. Uses the graph up.
-    Raises RuntimeError if no gradient can flow or the graph was used before, ValueError for a wrong shape.
+    gradient: an array or Tensor of the shape of `x`; not needed if `x` holds one number.
+    Uses the graph up. Raises RuntimeError if no gradient can flow or the graph was used before,
+    ValueError for a wrong shape.
     """
     for leaf, grad in _walk(x, _seed(x, gradient)).items():
         if leaf.grad is None:
@@ -134,37 +138,48 @@ def backward(x: Tensor, gradient=None) -> None:
 
 Tensor.backward = backward
 
-# %% ../../nbs/foundations/tensor.ipynb #da330995
+# %% ../../nbs/foundations/tensor.ipynb #545b5076
 def _seed(x: Tensor, gradient) -> np.ndarray:
     """The gradient to start from, checked."""
     if not x.requires_grad:
-        raise RuntimeError("backward: nothing this tensor was computed from requires a gradient; make the "
-                           "inputs with requires_grad=True, and compute outside no_grad() and detach()")
+        raise RuntimeError(
+            "backward: nothing this tensor was computed from requires a gradient; make the "
+            "inputs with requires_grad=True, and compute outside no_grad() and detach()"
+        )
     if gradient is None:
         if x.size != 1:
-            raise RuntimeError(f"backward: starts from one number, and this tensor has shape {x.shape}; "
-                               f"reduce it with .sum() or .mean(), or pass gradient=, an array of that shape")
+            raise RuntimeError(
+                f"backward: starts from one number, and this tensor has shape {x.shape}; "
+                f"reduce it with .sum() or .mean(), or pass gradient=, an array of that shape"
+            )
         return np.ones_like(x._data)
-    gradient = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, dtype=x.dtype)
+    gradient = gradient.data if isinstance(gradient, Tensor) else gradient
+    gradient = np.asarray(gradient, dtype=x.dtype)
     if gradient.shape != x.shape:
-        raise ValueError(f"backward: gradient has shape {gradient.shape}, but the tensor has shape {x.shape}"
-                         f"; they must be the same")
+        raise ValueError(
+            f"backward: gradient has shape {gradient.shape}, but the tensor has shape "
+            f"{x.shape}; they must be the same"
+        )
     return gradient
 
-# %% ../../nbs/foundations/tensor.ipynb #8f11c791
+# %% ../../nbs/foundations/tensor.ipynb #8cd9b730
 def _used(grad: np.ndarray) -> tuple:
     """Stands in for the rule of a tensor that has been walked through."""
-    raise RuntimeError("backward: this graph was used by an earlier backward, which freed it; compute the "
-                       "result again, or add the losses up and call backward once")
+    raise RuntimeError(
+        "backward: this graph was used by an earlier backward, which freed it; compute the "
+        "result again, or add the losses up and call backward once"
+    )
 
 
 def _wrong_shape(node: Tensor, parent: Tensor, grad: np.ndarray) -> ValueError:
     """The error to raise when the rule of `node` returned `grad` for `parent`."""
-    name = node.rule.__qualname__.split(".<locals>.")[-2:][0]  # the function that the rule was written in
-    return ValueError(f"backward: the rule of {name} returned a gradient of shape {grad.shape} for a parent "
-                      f"of shape {parent.shape}; if it broadcasts, use unbroadcast(grad, parent.shape)")
+    name = node.rule.__qualname__.split(".<locals>.")[-2:][0]  # where the rule was written
+    return ValueError(
+        f"backward: the rule of {name} returned a gradient of shape {grad.shape} for a parent "
+        f"of shape {parent.shape}; if it broadcasts, use unbroadcast(grad, parent.shape)"
+    )
 
-# %% ../../nbs/foundations/tensor.ipynb #aab5b090
+# %% ../../nbs/foundations/tensor.ipynb #b55fe284
 class _Writes:
     """When tensors were written to in place."""
 
@@ -187,23 +202,28 @@ def _note_write(array: np.ndarray) -> None:
     """Stamp the memory of `array` with the time."""
     owner = _owner(array)
     if id(owner) not in _writes.times:
-        finalize(owner, _writes.times.pop, id(owner), None)  # when the array goes, so does its entry
+        finalize(owner, _writes.times.pop, id(owner), None)  # array gone, entry gone
     _writes.times[id(owner)] = _writes.latest = next(_clock)
 
-# %% ../../nbs/foundations/tensor.ipynb #282b0a0e
+# %% ../../nbs/foundations/tensor.ipynb #880573e2
 def _refuse_overwritten(node: Tensor) -> None:
-    """Raise RuntimeError if the memory of `node` or of a parent was written to after `node` was computed."""
+    """Raise RuntimeError if `node` or a parent was written to after `node` was computed."""
     for tensor in (node, *node.parents):
         if _writes.times.get(id(_owner(tensor._data)), 0) > node.order:
-            raise RuntimeError(f"backward: a tensor of shape {tensor.shape} was written to in place after it "
-                               f"had been used; call backward before the write, or write to a copy")
+            raise RuntimeError(
+                f"backward: a tensor of shape {tensor.shape} was written to in place after it "
+                f"had been used; call backward before the write, or write to a copy"
+            )
 
-# %% ../../nbs/foundations/tensor.ipynb #1a98e407
+# %% ../../nbs/foundations/tensor.ipynb #8c1ebf5d
 def _refuse_if_recorded(x: Tensor, value) -> None:
     """Raise RuntimeError if writing `value` into `x` would lose a gradient."""
-    if _mode.recording and (x.requires_grad or (isinstance(value, Tensor) and value.requires_grad)):
-        raise RuntimeError("Tensor: writing in place would lose a gradient; write x = x + y for a new "
-                           "tensor, or, to update a parameter, write inside `with no_grad():`")
+    wanted = x.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
+    if _mode.recording and wanted:
+        raise RuntimeError(
+            "Tensor: writing in place would lose a gradient; write x = x + y for a new "
+            "tensor, or, to update a parameter, write inside `with no_grad():`"
+        )
 
 
 def _set_item(x: Tensor, key, value) -> None:
@@ -213,6 +233,9 @@ def _set_item(x: Tensor, key, value) -> None:
     _note_write(x._data)
 
 
+Tensor.__setitem__ = _set_item
+
+# %% ../../nbs/foundations/tensor.ipynb #5d3f0b42
 def _in_place(function: np.ufunc) -> Callable:
     """The operator that writes function(x, value) into the array of `x` and returns `x`."""
     def write(x: Tensor, value) -> Tensor:
@@ -223,24 +246,23 @@ def _in_place(function: np.ufunc) -> Callable:
     return write
 
 
-Tensor.__setitem__ = _set_item
 Tensor.__iadd__, Tensor.__isub__ = _in_place(np.add), _in_place(np.subtract)
 Tensor.__imul__, Tensor.__itruediv__ = _in_place(np.multiply), _in_place(np.true_divide)
 
-# %% ../../nbs/foundations/tensor.ipynb #9ab372bf
+# %% ../../nbs/foundations/tensor.ipynb #8099c32e
 def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
-    """The adjoint of broadcasting: sum `grad` over the axes by which an array of `shape` was stretched."""
+    """The adjoint of broadcasting: sum `grad` over added and stretched axes, to get `shape`."""
     if grad.shape == shape:
         return grad
     added = grad.ndim - len(shape)
     stretched = [added + i for i, length in enumerate(shape) if length == 1]
     return grad.sum(axis=(*range(added), *stretched)).reshape(shape)
 
-# %% ../../nbs/foundations/tensor.ipynb #35ed3ab3
+# %% ../../nbs/foundations/tensor.ipynb #1a937d28
 def as_tensor(value, like: Tensor | None = None) -> Tensor:
     """`value` itself if it is a Tensor, else a Tensor of it.
 
-    like: the partner in an operation; numbers and lists take its dtype if that is floating point.
+    like: the partner in an operation; numbers and lists take its dtype if it is floating point.
     """
     if isinstance(value, Tensor):
         return value
@@ -248,9 +270,9 @@ def as_tensor(value, like: Tensor | None = None) -> Tensor:
         return Tensor(np.asarray(value, dtype=like._data.dtype))
     return Tensor(value)
 
-# %% ../../nbs/foundations/tensor.ipynb #6cb045a1
+# %% ../../nbs/foundations/tensor.ipynb #819aca28
 def operands(x, y) -> tuple[Tensor, Tensor]:
-    """`x` and `y` as Tensors that may meet. Raises TypeError if both are float, but not of the same dtype."""
+    """`x` and `y` as Tensors that may meet. Raises TypeError for two different float dtypes."""
     if not isinstance(x, Tensor):
         x = as_tensor(x, like=y if isinstance(y, Tensor) else None)
     if not isinstance(y, Tensor):
@@ -259,11 +281,13 @@ def operands(x, y) -> tuple[Tensor, Tensor]:
 
 
 def _agree(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` and `y` of different dtypes: integers and booleans take on the dtype of a float partner."""
+    """`x` and `y` of two dtypes: integers and booleans take on that of a float partner."""
     x_is_float, y_is_float = x.dtype.kind == "f", y.dtype.kind == "f"
     if x_is_float and y_is_float and x.dtype != y.dtype:
-        raise TypeError(f"Tensor: cannot mix {x.dtype} and {y.dtype}; convert one of them, for example with "
-                        f"Tensor(array.astype(np.{x.dtype}))")
+        raise TypeError(
+            f"Tensor: cannot mix {x.dtype} and {y.dtype}; convert one of them, for example "
+            f"with Tensor(array.astype(np.{x.dtype}))"
+        )
     if x_is_float and not y_is_float:
         y = Tensor(y._data.astype(x.dtype))
     elif y_is_float and not x_is_float:
@@ -316,21 +340,25 @@ def divide(x, y) -> Tensor:
 
     return record(quotient, (x, y), backward)
 
-# %% ../../nbs/foundations/tensor.ipynb #8f33fe4a
+# %% ../../nbs/foundations/tensor.ipynb #72196bbb
 def power(x, p) -> Tensor:
     """x ** p, entry by entry; `p` may be a number, an array or a Tensor."""
     x, p = operands(x, p)
     base, exponent = x._data, p._data
     result = base**exponent
 
-    def slope_by_exponent():
+    def by_base():
+        lowered = exponent - (exponent != 0)  # p - 1, but 0 for p = 0: the factor p is 0 anyway
+        return exponent * base**lowered
+
+    def by_exponent():
         positive = base > 0
-        return np.where(positive, result * np.log(np.where(positive, base, 1)), 0).astype(result.dtype)
+        slope = result * np.log(np.where(positive, base, 1))
+        return np.where(positive, slope, 0).astype(result.dtype)
 
     def backward(grad):
-        lowered = exponent - (exponent != 0)  # p - 1, but 0 for p = 0, where the factor p is 0 anyway
-        return (unbroadcast(grad * (exponent * base**lowered), base.shape) if x.requires_grad else None,
-                unbroadcast(grad * slope_by_exponent(), exponent.shape) if p.requires_grad else None)
+        return (unbroadcast(grad * by_base(), base.shape) if x.requires_grad else None,
+                unbroadcast(grad * by_exponent(), exponent.shape) if p.requires_grad else None)
 
     return record(result, (x, p), backward)
 
@@ -385,15 +413,16 @@ Tensor.__gt__, Tensor.__ge__ = _comparison(operator.gt), _comparison(operator.ge
 Tensor.argmax = lambda x, axis=None: x._data.argmax(axis)
 Tensor.argmin = lambda x, axis=None: x._data.argmin(axis)
 
-# %% ../../nbs/foundations/tensor.ipynb #2a49a73d
+# %% ../../nbs/foundations/tensor.ipynb #3fc89997
 def where(condition, x, y) -> Tensor:
-    """Entries of `x` where `condition` is true, of `y` where it is false; all three broadcast."""
-    condition = np.array(condition._data if isinstance(condition, Tensor) else condition, dtype=bool)
+    """Entries of `x` where `condition` is true, of `y` elsewhere; all three broadcast."""
+    condition = condition._data if isinstance(condition, Tensor) else condition
+    condition = np.array(condition, dtype=bool)
     x, y = operands(x, y)
 
     def backward(grad):
-        return (unbroadcast(np.where(condition, grad, 0), x._data.shape) if x.requires_grad else None,
-                unbroadcast(np.where(condition, 0, grad), y._data.shape) if y.requires_grad else None)
+        return (unbroadcast(np.where(condition, grad, 0), x.shape) if x.requires_grad else None,
+                unbroadcast(np.where(condition, 0, grad), y.shape) if y.requires_grad else None)
 
     return record(np.where(condition, x._data, y._data), (x, y), backward)
 
@@ -405,31 +434,31 @@ def masked_fill(x: Tensor, mask, value) -> Tensor:
 
 Tensor.masked_fill = masked_fill
 
-# %% ../../nbs/foundations/tensor.ipynb #81b48e70
+# %% ../../nbs/foundations/tensor.ipynb #dbe2b0c7
 def _extreme(function: np.ufunc, wins: np.ufunc) -> Callable:
-    """The operation that picks entries by `function`; wins(a, b) says where the first is taken."""
+    """An operation that picks entries by `function`; wins(a, b) says where it takes `a`."""
     def operation(x, y) -> Tensor:
         x, y = operands(x, y)
         a, b = x._data, y._data
 
         def backward(grad):
-            share = (wins(a, b) + 0.5 * (a == b)).astype(grad.dtype)  # of x: 1, 0, or half for a tie
+            share = (wins(a, b) + 0.5 * (a == b)).astype(grad.dtype)  # of x; half for a tie
             return (unbroadcast(grad * share, a.shape) if x.requires_grad else None,
                     unbroadcast(grad * (1 - share), b.shape) if y.requires_grad else None)
 
         return record(function(a, b), (x, y), backward)
 
     operation.__name__ = function.__name__
-    operation.__doc__ = f"The {function.__name__} of two tensors, entry by entry; a tie shares the gradient."
+    operation.__doc__ = f"The {function.__name__}, entry by entry; a tie shares the gradient."
     return operation
 
 
 maximum = _extreme(np.maximum, np.greater)
 minimum = _extreme(np.minimum, np.less)
 
-# %% ../../nbs/foundations/tensor.ipynb #eb91cd7f
+# %% ../../nbs/foundations/tensor.ipynb #84b23662
 def clip(x: Tensor, low=None, high=None) -> Tensor:
-    """Numbers below `low` become `low`, above `high` become `high`; bounds are numbers, arrays or None."""
+    """Numbers brought between `low` and `high`; bounds are numbers, arrays or None."""
     array = x._data
     low, high = -np.inf if low is None else low, np.inf if high is None else high
     inside = (array >= low) & (array <= high)
@@ -439,9 +468,9 @@ def clip(x: Tensor, low=None, high=None) -> Tensor:
 
 Tensor.clip = clip
 
-# %% ../../nbs/foundations/tensor.ipynb #012347d2
+# %% ../../nbs/foundations/tensor.ipynb #eb7e77ca
 def _restore(reduced: np.ndarray, axis, keepdims: bool) -> np.ndarray:
-    """The result of a reduction with the reduced axes put back, so that it broadcasts against the input."""
+    """A reduction with the reduced axes put back, so that it broadcasts against the input."""
     return reduced if axis is None or keepdims else np.expand_dims(reduced, axis)
 
 
@@ -458,7 +487,7 @@ def reduce_mean(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
     result = x._data.mean(axis=axis, keepdims=keepdims)
 
     def backward(grad):
-        n = x.dtype.type(x.size // max(result.size, 1))  # of our dtype, so that the quotient is too
+        n = x.dtype.type(x.size // max(result.size, 1))  # of our dtype, as the quotient is
         return (np.broadcast_to(_restore(grad / n, axis, keepdims), x._data.shape),)
 
     return record(result, (x,), backward)
@@ -487,9 +516,9 @@ def _reduce_extreme(name: str) -> Callable:
 reduce_max = Tensor.max = _reduce_extreme("max")
 reduce_min = Tensor.min = _reduce_extreme("min")
 
-# %% ../../nbs/foundations/tensor.ipynb #ea96278f
+# %% ../../nbs/foundations/tensor.ipynb #5cba8dfa
 def reduce_var(x: Tensor, axis=None, keepdims: bool = False, ddof: int = 0) -> Tensor:
-    """The variance over `axis`: the sum of squared deviations, divided by their number less `ddof`."""
+    """The variance over `axis`: the sum of squared deviations over their number less `ddof`."""
     result = x._data.var(axis=axis, ddof=ddof, keepdims=keepdims)
 
     def backward(grad):
@@ -502,7 +531,7 @@ def reduce_var(x: Tensor, axis=None, keepdims: bool = False, ddof: int = 0) -> T
 
 Tensor.var = reduce_var
 
-# %% ../../nbs/foundations/tensor.ipynb #a0729c75
+# %% ../../nbs/foundations/tensor.ipynb #bdcd2637
 def reshape(x: Tensor, *shape) -> Tensor:
     """The same numbers in another shape; one length may be -1, and is then worked out."""
     shape = shape[0] if len(shape) == 1 else shape
@@ -511,7 +540,8 @@ def reshape(x: Tensor, *shape) -> Tensor:
 
 def expand_dims(x: Tensor, axis) -> Tensor:
     """New axes of length one at the positions `axis` of the result."""
-    return record(np.expand_dims(x._data, axis), (x,), lambda grad: (grad.reshape(x._data.shape),))
+    expanded = np.expand_dims(x._data, axis)
+    return record(expanded, (x,), lambda grad: (grad.reshape(x._data.shape),))
 
 
 def squeeze(x: Tensor, axis=None) -> Tensor:
@@ -521,7 +551,7 @@ def squeeze(x: Tensor, axis=None) -> Tensor:
 
 Tensor.reshape, Tensor.expand_dims, Tensor.squeeze = reshape, expand_dims, squeeze
 
-# %% ../../nbs/foundations/tensor.ipynb #a1afbe18
+# %% ../../nbs/foundations/tensor.ipynb #817f1313
 def transpose(x: Tensor, *axes) -> Tensor:
     """The axes in another order, by default reversed."""
     axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
@@ -532,12 +562,14 @@ def transpose(x: Tensor, *axes) -> Tensor:
 
 def swapaxes(x: Tensor, first: int, second: int) -> Tensor:
     """Two axes exchanged."""
-    return record(x._data.swapaxes(first, second), (x,), lambda grad: (grad.swapaxes(first, second),))
+    swapped = x._data.swapaxes(first, second)
+    return record(swapped, (x,), lambda grad: (grad.swapaxes(first, second),))
 
 
 def broadcast_to(x: Tensor, shape: tuple) -> Tensor:
     """Stretched to `shape`, without copying."""
-    return record(np.broadcast_to(x._data, shape), (x,), lambda grad: (unbroadcast(grad, x._data.shape),))
+    stretched = np.broadcast_to(x._data, shape)
+    return record(stretched, (x,), lambda grad: (unbroadcast(grad, x._data.shape),))
 
 
 Tensor.transpose, Tensor.swapaxes, Tensor.broadcast_to = transpose, swapaxes, broadcast_to
@@ -548,11 +580,13 @@ def _same_dtype(tensors, name: str) -> tuple[Tensor, ...]:
     """All as Tensors. Raises TypeError unless they have one dtype."""
     tensors = tuple(as_tensor(tensor) for tensor in tensors)
     if len({tensor.dtype for tensor in tensors}) > 1:
-        raise TypeError(f"{name}: the tensors have the dtypes {', '.join(str(t.dtype) for t in tensors)}; "
-                        f"convert them to one, for example with Tensor(array.astype(np.float32))")
+        raise TypeError(
+            f"{name}: the tensors have the dtypes {', '.join(str(t.dtype) for t in tensors)}; "
+            f"convert them to one, for example with Tensor(array.astype(np.float32))"
+        )
     return tensors
 
-# %% ../../nbs/foundations/tensor.ipynb #f5cc0820
+# %% ../../nbs/foundations/tensor.ipynb #38cc216e
 def concatenate(tensors, axis: int = 0) -> Tensor:
     """Tensors joined along an existing axis. Raises TypeError unless all have one dtype."""
     tensors = _same_dtype(tensors, "concatenate")
@@ -562,7 +596,7 @@ def concatenate(tensors, axis: int = 0) -> Tensor:
 
 
 def stack(tensors, axis: int = 0) -> Tensor:
-    """Tensors of one shape joined along a new axis. Raises TypeError unless all have one dtype."""
+    """Tensors of one shape joined along a new axis. Raises TypeError unless of one dtype."""
     tensors = _same_dtype(tensors, "stack")
     return record(np.stack([tensor._data for tensor in tensors], axis), tensors,
                   lambda grad: tuple(np.moveaxis(grad, axis, 0)))
@@ -592,7 +626,9 @@ def get_item(x: Tensor, key) -> Tensor:
     """x[key], with all that NumPy allows as a key."""
     key = _plain_key(key)
     parts = key if isinstance(key, tuple) else (key,)
-    never_twice = all(part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts)
+    never_twice = all(
+        part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts
+    )
 
     def backward(grad):
         full = np.zeros(x._data.shape, dtype=x._data.dtype)
@@ -620,7 +656,9 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a @ b
 
 
-def _matmul_gradients(a: np.ndarray, b: np.ndarray, grad: np.ndarray, want_a: bool, want_b: bool) -> tuple:
+def _matmul_gradients(
+    a: np.ndarray, b: np.ndarray, grad: np.ndarray, want_a: bool, want_b: bool
+) -> tuple:
     """The gradients of a @ b for operands of at least two axes."""
     by_a = unbroadcast(_product(grad, b.swapaxes(-1, -2)), a.shape) if want_a else None
     if not want_b:
@@ -650,26 +688,31 @@ def matmul(x, y) -> Tensor:
 
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda x, y: matmul(y, x)
 
-# %% ../../nbs/foundations/tensor.ipynb #1923f5f0
+# %% ../../nbs/foundations/tensor.ipynb #71fcd2fe
 def _array(x: Tensor, dtype=None, copy=None) -> np.ndarray:
     """What np.asarray(x) calls."""
     if x.requires_grad and _mode.recording:
-        raise TypeError("Tensor: NumPy would lose the gradient of this tensor; use the function of the same "
-                        "name in scratchlm.foundations.tensor, or x.data if no gradient is wanted")
+        raise TypeError(
+            "Tensor: NumPy would lose the gradient of this tensor; use the function of the "
+            "same name in scratchlm.foundations.tensor, or x.data if no gradient is wanted"
+        )
     return np.array(x._data, dtype=dtype) if copy else np.asarray(x._data, dtype=dtype)
 
 
 def _len(x: Tensor) -> int:
     """The length of the first axis."""
     if x.ndim == 0:
-        raise TypeError("Tensor: a tensor without axes has no length; use .item() to get its number")
+        raise TypeError(
+            "Tensor: a tensor without axes has no length; use .item() to get its number"
+        )
     return len(x._data)
 
 
 def _repr(x: Tensor) -> str:
     """For example Tensor([1., 2.], dtype=float32, requires_grad=True)."""
     numbers = np.array2string(x._data, separator=", ", prefix="Tensor(")
-    return f"Tensor({numbers}, dtype={x.dtype}{', requires_grad=True' if x.requires_grad else ''})"
+    flag = ", requires_grad=True" if x.requires_grad else ""
+    return f"Tensor({numbers}, dtype={x.dtype}{flag})"
 
 
 Tensor.__array__, Tensor.__len__, Tensor.__repr__ = _array, _len, _repr

@@ -79,7 +79,7 @@ def test_a_stale_output_is_noticed_and_saved(small):
     path = small / "nbs/foundations/derivative.ipynb"
     edit(path, "by forward difference", "by the forward difference")
     report = run(read_tree(small), progress=False)
-    assert "stored outputs are not current" in report.results["derivative"].message
+    assert "stored outputs of cells" in report.results["derivative"].message
     assert run(read_tree(small), save=True, progress=False).ok
     assert "by the forward difference\\n" in path.read_text("utf-8")
     assert run(read_tree(small), ["derivative"], verify=False, force=False, progress=False).ok
