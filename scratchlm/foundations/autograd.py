@@ -253,22 +253,19 @@ def _places(rows: list[list], routes: list[list]) -> dict:
             x += width
     return place
 
-# %% ../../nbs/foundations/autograd.ipynb #bb8581c2
+# %% ../../nbs/foundations/autograd.ipynb #4f7e80af
 #| code-fold: true
 def _draw_value(value: Value, x: float, y: float) -> str:
     name = value.name if len(value.name) <= 12 else value.name[:11] + "…"
     title = " = ".join(part for part in (name, value.operation) if part) or "leaf"
     data, grad = f"data {value.data:.4g}", f"grad {value.grad:.4g}"
     lines = [(title, "bold"), (data, "normal"), (grad, "normal")]
-    texts = "".join(
-        f'<text x="{x:g}" y="{y - 11 + 16 * i:g}" text-anchor="middle" font-weight="{weight}">'
-        f"{html.escape(line)}</text>"
-        for i, (line, weight) in enumerate(lines)
-    )
-    return (
-        f'<g class="value"><rect x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" '
-        f'height="{_HEIGHT}" rx="7" fill="none" stroke="{_INK}"/>{texts}</g>'
-    )
+    texts = ""
+    for i, (line, weight) in enumerate(lines):
+        place = f'x="{x:g}" y="{y - 11 + 16 * i:g}" text-anchor="middle"'
+        texts += f'<text {place} font-weight="{weight}">{html.escape(line)}</text>'
+    box = f'x="{x - _BOX / 2:g}" y="{y - _HEIGHT / 2:g}" width="{_BOX}" height="{_HEIGHT}"'
+    return f'<g class="value"><rect {box} rx="7" fill="none" stroke="{_INK}"/>{texts}</g>'
 
 
 def _draw_edge(value: Value, slot: int, items: list, place: dict) -> str:

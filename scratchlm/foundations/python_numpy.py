@@ -320,7 +320,7 @@ def broadcast_to(array: Array, shape: Sequence[int]) -> Array:
     strides = (0,) * (len(shape) - array.ndim) + strides
     return Array.from_buffer(array.buffer, shape, strides, array.offset)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #51e5f8c7
+# %% ../../nbs/foundations/python_numpy.ipynb #859361e4
 def as_array(value) -> Array:
     """`value` itself if it is an Array, else an Array made from this number or these lists."""
     return value if isinstance(value, Array) else Array(value)
@@ -335,8 +335,8 @@ def set_item(array: Array, index, value) -> None:
     places = positions(target)
     if len(set(places)) < len(places):
         raise ValueError(
-            f"a view of shape {target.shape} with strides {target.strides} shows the same entry "
-            "in several places and cannot be written to; write to a copy() of it"
+            f"a view of shape {target.shape} with strides {target.strides} shows the same "
+            "entry in several places and cannot be written to; write to a copy() of it"
         )
     for position, entry in zip(places, entries(broadcast_to(as_array(value), target.shape))):
         target.buffer[position] = entry
@@ -381,7 +381,7 @@ Array.__neg__ = lambda self: elementwise(operator.neg, self)
 Array.__abs__ = lambda self: elementwise(abs, self)
 Array.__bool__, Array.__hash__ = truth, None
 
-# %% ../../nbs/foundations/python_numpy.ipynb #86e4122a
+# %% ../../nbs/foundations/python_numpy.ipynb #3b007e6c
 NOTHING = object()  # stands for "no initial value was given"
 
 
@@ -401,9 +401,8 @@ def reduce(f: Callable, array, axis=None, keepdims: bool = False, initial=NOTHIN
             "initial value, or leave out empty arrays"
         )
     start = () if initial is NOTHING else (initial,)
-    results = [
-        functools.reduce(f, ordered[i * run : (i + 1) * run], *start) for i in range(count)
-    ]
+    parts = [ordered[i * run : (i + 1) * run] for i in range(count)]
+    results = [functools.reduce(f, part, *start) for part in parts]
     shape = [
         1 if k in axes else n for k, n in enumerate(array.shape) if keepdims or k not in axes
     ]
@@ -435,11 +434,11 @@ def array_mean(array, axis=None, keepdims: bool = False) -> Array:
 
 Array.sum, Array.max, Array.min, Array.mean = array_sum, array_max, array_min, array_mean
 
-# %% ../../nbs/foundations/python_numpy.ipynb #8d6e4d91
+# %% ../../nbs/foundations/python_numpy.ipynb #55210ede
 def fit_for_matmul(a: Array, b: Array) -> tuple[Array, Array]:
     """Views of `a` as rows (..., m, k) and of `b` transposed, as rows (..., n, k).
 
-    Raises ValueError, naming both shapes, if the sizes k differ or an operand has no dimensions.
+    Raises ValueError, naming both shapes, if the sizes k differ or an operand is 0-d.
     """
     if 0 in (a.ndim, b.ndim):
         raise ValueError(

@@ -23,10 +23,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-# %% ../../nbs/workshop/bench.ipynb #43d688a2
+# %% ../../nbs/workshop/bench.ipynb #2861c692
 @dataclass(frozen=True)
 class Timings:
-    """What `interleave` measured: for each contestant one time per round, in seconds per call."""
+    """What `interleave` measured: for each contestant one time a round, in seconds per call."""
     samples: dict[str, list[float]]
 
     def seconds(self, name: str) -> float:
@@ -34,7 +34,7 @@ class Timings:
         return median(self.samples[name])
 
     def ratio(self, name: str, other: str) -> tuple[float, float, float]:
-        """The time of `name` as a multiple of that of `other`: median and both quartiles over the rounds."""
+        """The time of `name` as a multiple of that of `other`: median and both quartiles."""
         ratios = [a / b for a, b in zip(self.samples[name], self.samples[other], strict=True)]
         low, middle, high = quantiles(ratios, n=4)
         return middle, low, high
@@ -59,19 +59,19 @@ def time_calls(function: Callable, calls: int, clock: Callable = time.perf_count
         function()
     return (clock() - start) / calls
 
-# %% ../../nbs/workshop/bench.ipynb #64ff8c34
+# %% ../../nbs/workshop/bench.ipynb #c71dcafc
 def interleave(functions: dict[str, Callable], rounds: int = 100, fill: float = 5e-4,
                clock: Callable = time.perf_counter) -> Timings:
     """Time all `functions` (called without arguments) in turns, round after round.
 
-    rounds: at least two. fill: how many seconds each shall be kept busy in a round. clock: returns seconds.
+    rounds: at least two. fill: seconds to keep each busy in a round. clock: returns seconds.
     """
     if rounds < 2:
         raise ValueError(f"interleave: needs at least 2 rounds to see a spread, got {rounds}")
     with no_garbage_collection():
         for function in functions.values():
             function()  # the first call may load, compile or allocate: not counted
-        once = {name: max(time_calls(function, 2, clock), 1e-9) for name, function in functions.items()}
+        once = {name: max(time_calls(f, 2, clock), 1e-9) for name, f in functions.items()}
         calls = {name: max(1, round(fill / seconds)) for name, seconds in once.items()}
         samples = {name: [] for name in functions}
         names = list(functions)
@@ -86,7 +86,9 @@ def processor() -> str:
     """The name of the processor, as far as the system tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+            names = [
+                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
@@ -100,19 +102,21 @@ def machine() -> str:
         versions.append(f"PyTorch {sys.modules['torch'].__version__}")
     return f"{processor()}, {cores} cores, {platform.system()}; {', '.join(versions)}"
 
-# %% ../../nbs/workshop/bench.ipynb #b65ecc61
+# %% ../../nbs/workshop/bench.ipynb #0d751a52
 def peer(name: str, extra: str = "dev"):
-    """The package to compare with. Raises ImportError that names the extra to install if it is missing."""
+    """The package to compare with. ImportError, naming its extra, if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"bench: this benchmark compares with {name}, which is not installed; "
-                          f"run: pip install 'scratchlm[{extra}]'") from error
+        raise ImportError(
+            f"bench: this benchmark compares with {name}, which is not installed; "
+            f"run: pip install 'scratchlm[{extra}]'"
+        ) from error
 
-# %% ../../nbs/workshop/bench.ipynb #ad2c151c
+# %% ../../nbs/workshop/bench.ipynb #0c2eb547
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: our time and the peer's in seconds, their ratio (with quartiles) and its limit."""
+    """A line of the table: our seconds, the peer's, their ratio (with quartiles), its limit."""
     what: str
     peer: str
     ours: float
@@ -138,9 +142,11 @@ def benchmark(name: str) -> Callable:
         return function
     return register
 
-# %% ../../nbs/workshop/bench.ipynb #3f7a8584
-def compare(what: str, ours: Callable, theirs: Callable, peer_name: str, limit: float | None = None,
-            rounds: int = 100) -> Row:
+# %% ../../nbs/workshop/bench.ipynb #0e038b51
+def compare(
+    what: str, ours: Callable, theirs: Callable, peer_name: str,
+    limit: float | None = None, rounds: int = 100,
+) -> Row:
     """Time our function against the peer's, interleaved."""
     timings = interleave({"ours": ours, peer_name: theirs}, rounds)
     return Row(what, peer_name, timings.seconds("ours"), timings.seconds(peer_name),
@@ -154,7 +160,7 @@ def duration(seconds: float) -> str:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
-# %% ../../nbs/workshop/bench.ipynb #144b312f
+# %% ../../nbs/workshop/bench.ipynb #8c92eee8
 def run_benchmarks(names: Iterable[str] = (), console: Console | None = None) -> bool:
     """Run the named benchmarks, or all, print a table, and say whether all limits were kept.
 
@@ -172,7 +178,8 @@ def run_benchmarks(names: Iterable[str] = (), console: Console | None = None) ->
         table.add_column(title, justify="left" if title in ("benchmark", "what") else "right")
     for name, row in rows:
         middle, low, high = row.ratio
-        limit = "" if row.limit is None else f"{row.limit:g} {'kept' if row.kept else 'EXCEEDED'}"
+        verdict = "kept" if row.kept else "EXCEEDED"
+        limit = "" if row.limit is None else f"{row.limit:g} {verdict}"
         table.add_row(name, row.what, duration(row.ours), f"{row.peer} {duration(row.theirs)}",
                       f"{middle:.2f}", f"{low:.2f}–{high:.2f}", limit)
     console.print(table)
@@ -204,9 +211,9 @@ def mixed(x, y, w, v):
     weights = scores.exp() / scores.exp().sum(axis=1, keepdims=True)
     return (weights @ v)[1:].reshape(12).sum() + (y.sum(axis=0) / 4).abs().max()
 
-# %% ../../nbs/workshop/bench.ipynb #44f50e54
+# %% ../../nbs/workshop/bench.ipynb #31dfe332
 def forward_and_backward(expression: Callable, tensors: list) -> Callable:
-    """A function that evaluates `expression`, goes backward, and clears the gradients for the next time."""
+    """A function that evaluates `expression`, goes backward, and clears the gradients again."""
     def run():
         expression(*tensors).backward()
         for tensor in tensors:
@@ -216,7 +223,7 @@ def forward_and_backward(expression: Callable, tensors: list) -> Callable:
 
 @benchmark("tensor")
 def tensor_benchmark() -> Iterator[Row]:
-    """Forward plus backward on arrays of shape (4, 4), float32, against PyTorch eager with one thread."""
+    """Forward plus backward on (4, 4) arrays, float32, against PyTorch eager on one thread."""
     torch, ours = peer("torch"), importlib.import_module("scratchlm.foundations.tensor")
     arrays = np.random.default_rng(0).normal(size=(4, 4, 4)).astype(np.float32)
     threads = torch.get_num_threads()

@@ -34,31 +34,37 @@ from .crossref import document, pandoc, parse, resolve
 from .process import Book, BookError, Cache, Page, process, sources, write
 from .tree import suggest
 
-# %% ../../nbs/workshop/book.ipynb #215186c7
+# %% ../../nbs/workshop/book.ipynb #7c8c8748
 WRITER = ["-f", "json", "-t", "html5", "--mathml", "--wrap=none", "--email-obfuscation=none"]
 
 
 def write_body(book: Book, page: Page, cache: Cache):
     """The HTML of a page's tree, and what it holds."""
     lua, tree = book.proc / "theme" / "svg.lua", document(page.blocks)
-    make = partial(pandoc, [*WRITER, "--lua-filter", str(lua)], tree, (book.proc / page.path).parent)
+    make = partial(
+        pandoc, [*WRITER, "--lua-filter", str(lua)], tree, (book.proc / page.path).parent
+    )
     parts = [*WRITER, lua.read_text(encoding="utf-8"), tree, json.dumps(page.files)]
     page.body = cache("body", *parts, make=make)
     code = Path(__file__).read_text(encoding="utf-8")
-    page.scan = json.loads(cache("scan", code, page.body, make=lambda: json.dumps(scan(page.body))))
+    made = cache("scan", code, page.body, make=lambda: json.dumps(scan(page.body)))
+    page.scan = json.loads(made)
 
-# %% ../../nbs/workshop/book.ipynb #696aebe5
+# %% ../../nbs/workshop/book.ipynb #ee2237a3
 class Scanner(HTMLParser):
     """Reads the HTML of a page."""
 
     VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
-    BREAKS = {"p", "li", "h1", "h2", "h3", "h4", "div", "pre", "td", "th", "figcaption", "summary"}
+    BREAKS = {
+        "p", "li", "h1", "h2", "h3", "h4", "div", "pre", "td", "th", "figcaption", "summary"
+    }
     SILENT = {"svg", "annotation", "style", "script"}
 
     def __init__(self):
         super().__init__()
         self.cell, self.ids, self.twice, self.links = "", [], [], []
-        self.sections = [["", ""]]  # id of the heading, words below it, the heading's own in the first line
+        # id of the heading, words below it, the heading's own in the first line
+        self.sections = [["", ""]]
         self.open = []  # for each open element: its name, and whether its words count
 
     def handle_comment(self, data: str):
@@ -69,8 +75,12 @@ class Scanner(HTMLParser):
         """Note ids and links, and what is open."""
         given = {name: value or "" for name, value in attrs}
         if id := given.get("id"):
-            (self.twice if id in self.ids else self.ids).append([id, self.cell] if id in self.ids else id)
-        self.links += [[given[name], self.cell] for name in ("href", "src", "xlink:href") if given.get(name)]
+            if id in self.ids:
+                self.twice.append([id, self.cell])
+            else:
+                self.ids.append(id)
+        names = ("href", "src", "xlink:href")
+        self.links += [[given[name], self.cell] for name in names if given.get(name)]
         if tag in ("h1", "h2", "h3", "h4"):
             self.sections.append([id or "", ""])
         if tag not in self.VOID:
@@ -90,38 +100,42 @@ class Scanner(HTMLParser):
         if not (self.open and self.open[-1][1]):
             self.sections[-1][1] += data
 
-# %% ../../nbs/workshop/book.ipynb #0bbafa42
+# %% ../../nbs/workshop/book.ipynb #eda378d7
 HEADING = re.compile(r'<h([1-4])[^>]*?\sid="([^"]+)"[^>]*>(.*?)</h\1>', re.S)
 
 
 def scan(body: str) -> dict:
-    """What the HTML of a page holds. Headings are triples: level, id, and the HTML inside without links."""
+    """What the HTML of a page holds. Headings: level, id, and the HTML inside without links."""
     reader = Scanner()
     reader.feed(body)
     inert = re.compile(r'</?a\b[^>]*>|<sup\b.*?</sup>|\sid="[^"]*"', re.S)
-    heads = [[int(level), id, inert.sub("", inside)] for level, id, inside in HEADING.findall(body)]
+    heads = [
+        [int(level), id, inert.sub("", inside)] for level, id, inside in HEADING.findall(body)
+    ]
     return {"ids": reader.ids, "twice": reader.twice, "links": reader.links, "heads": heads,
             "sections": reader.sections}
 
 
 def plain(markup: str) -> str:
     """The words of a bit of HTML."""
-    return html.unescape(re.sub(r"<annotation.*?</annotation>|<[^>]+>", "", markup, flags=re.S)).strip()
+    words = re.sub(r"<annotation.*?</annotation>|<[^>]+>", "", markup, flags=re.S)
+    return html.unescape(words).strip()
 
 
 def title(page: Page) -> str:
     """The title of a page, with its number, as HTML."""
     return page.scan["heads"][0][2]
 
-# %% ../../nbs/workshop/book.ipynb #af622054
+# %% ../../nbs/workshop/book.ipynb #fd62e98d
 def check_links(book: Book):
-    """Every link inside the book leads somewhere, and no id stands twice on a page. Raises BookError."""
+    """Every link in the book leads somewhere, no id is twice on a page. Raises BookError."""
     ids = {page.url: set(page.scan["ids"]) for page in book.pages}
     for page in book.pages:
         for id, cell in page.scan["twice"]:
             book.problem(page, cell, f"the id #{id} stands twice on this page; rename one")
         for url, cell in page.scan["links"]:
-            parts, target = urlsplit(url), page.absolute(url) if urlsplit(url).path else page.url
+            parts = urlsplit(url)
+            target = page.absolute(url) if parts.path else page.url
             if parts.scheme or parts.netloc or target in page.files:
                 continue
             anchor = unquote(parts.fragment)
@@ -133,12 +147,13 @@ def check_links(book: Book):
                 book.problem(page, cell, f"the link to {url} {what}")
     book.stop_if_wrong()
 
-# %% ../../nbs/workshop/book.ipynb #43c39a89
+# %% ../../nbs/workshop/book.ipynb #1d440df7
 def chapter_list(book: Book, page: Page) -> str:
-    """All pages, by parts. The part of `page` is open; on a page outside the parts, every part is."""
+    """All pages, by parts. The part of `page` is open; outside the parts, every part is."""
     groups: dict[str, list[Page]] = {}
     for other in book.pages:
-        groups.setdefault("Appendix" if other.appendix else other.part or f"/{other.path}", []).append(other)
+        part = "Appendix" if other.appendix else other.part or f"/{other.path}"
+        groups.setdefault(part, []).append(other)
     made = []
     for name, pages in groups.items():
         items = ""
@@ -149,7 +164,8 @@ def chapter_list(book: Book, page: Page) -> str:
             made.append(f'<ul class="loose">{items}</ul>')
         else:
             opened = " open" if page in pages or not (page.part or page.appendix) else ""
-            made.append(f"<details{opened}><summary>{html.escape(name)}</summary><ul>{items}</ul></details>")
+            made.append(f"<details{opened}><summary>{html.escape(name)}</summary>"
+                        f"<ul>{items}</ul></details>")
     return "".join(made)
 
 
@@ -171,19 +187,25 @@ def neighbour(page: Page, other: Page | None, way: str, name: str) -> str:
 def repository_links(book: Book, page: Page) -> str:
     """Links to the notebook in its repository, as repo-actions in _quarto.yml asks for them."""
     where = [book.meta.get("repo-branch", "main"), book.meta.get("repo-subdir"), page.path]
-    tail, top = "/".join(part for part in where if part), book.meta.get("repo-url", "").rstrip("/")
+    tail = "/".join(part for part in where if part)
+    top = book.meta.get("repo-url", "").rstrip("/")
     known = {"edit": f"{top}/edit/{tail}", "source": f"{top}/blob/{tail}"}
     names = {"edit": "Edit this page", "source": "View source"}
-    asked = [action for action in book.meta.get("repo-actions") or [] if top and action in known]
-    return "".join(f'<a href="{html.escape(known[action])}">{names[action]}</a>' for action in asked)
+    asked = [
+        action for action in book.meta.get("repo-actions") or [] if top and action in known
+    ]
+    return "".join(
+        f'<a href="{html.escape(known[action])}">{names[action]}</a>' for action in asked
+    )
 
-# %% ../../nbs/workshop/book.ipynb #941a41ab
+# %% ../../nbs/workshop/book.ipynb #72255132
 def whole_page(book: Book, index: int, template: Template) -> str:
     """A finished page."""
     page, pages, site = book.pages[index], book.pages, book.meta["title"]
     name, front = plain(title(page)), index == 0
     lead = re.search(r'<div class="lead">(.*?)</div>', page.body, re.S)
-    before, after = pages[index - 1] if index else None, pages[index + 1] if index + 1 < len(pages) else None
+    before = pages[index - 1] if index else None
+    after = pages[index + 1] if index + 1 < len(pages) else None
     return template.substitute(
         lang=book.config.get("lang", "en"),
         kind="front" if front else "chapter",
@@ -201,9 +223,9 @@ def whole_page(book: Book, index: int, template: Template) -> str:
         repository=repository_links(book, page),
     )
 
-# %% ../../nbs/workshop/book.ipynb #62106381
+# %% ../../nbs/workshop/book.ipynb #d451f932
 def search_index(book: Book) -> str:
-    """The words of the book: for each section its address, its page's title, its own, and its text."""
+    """For each section of the book its address, its page's title, its own, and its words."""
     rows = []
     for page in book.pages:
         names = {id: plain(words) for level, id, words in page.scan["heads"][1:]}
@@ -223,7 +245,8 @@ def write_site(book: Book, out: Path):
     for index, page in enumerate(book.pages):
         write(out / page.url, whole_page(book, index, template).encode())
         for name in page.files:
-            if f'"{page.link(name)}"' in page.body:  # a picture that was drawn into the page is not asked for
+            # a picture that was drawn into the page is not asked for
+            if f'"{page.link(name)}"' in page.body:
                 write(out / name, (book.proc / name).read_bytes())
     for path in theme.iterdir():
         if path.suffix in (".css", ".js", ".svg"):
@@ -231,9 +254,10 @@ def write_site(book: Book, out: Path):
     write(out / "theme" / "search-index.js", search_index(book).encode())
     missing = Template((theme / "404.html").read_text(encoding="utf-8"))
     base = urlsplit(book.meta.get("site-url", "")).path.rstrip("/") + "/"
-    write(out / "404.html", missing.substitute(base=base, site=html.escape(book.meta["title"])).encode())
+    text = missing.substitute(base=base, site=html.escape(book.meta["title"]))
+    write(out / "404.html", text.encode())
 
-# %% ../../nbs/workshop/book.ipynb #e24681f4
+# %% ../../nbs/workshop/book.ipynb #f158b208
 def quarto() -> str | None:
     """The Quarto program: the one that QUARTO names, else the one on the path."""
     return os.environ.get("QUARTO") or shutil.which("quarto")
@@ -258,7 +282,7 @@ def swap(new: Path, out: Path):
 
 
 def for_all(pages: list[Page], job: Callable[[Page], None], step: Callable[[], None]):
-    """Do a job for each page, as many at a time as there are processors, and call step() after each."""
+    """Do a job for each page, as many at once as there are processors; step() after each."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(job, pages):
             step()
@@ -295,27 +319,36 @@ def build(book: Book, renderer: str, new: Path, progress: Progress):
     RENDERERS[renderer](book, cache, new, partial(progress.advance, bar))
     cache.sweep()
 
-# %% ../../nbs/workshop/book.ipynb #535c98d4
-def render(renderer: str | None = None, root: Path | str | None = None, force: bool = False) -> Path:
+# %% ../../nbs/workshop/book.ipynb #d8174e8f
+def render(
+    renderer: str | None = None, root: Path | str | None = None, force: bool = False
+) -> Path:
     """Build the book and return its folder, `_book`.
 
-    renderer: "quarto" or "pandoc"; None takes Quarto where it is there. root: the folder with _quarto.yml.
-    Nothing is done when the book is up to date, unless `force`. Raises BookError with one line for each
-    mistake in the book, which then stays as it was."""
-    started, book, console = time.perf_counter(), Book(root), Console(soft_wrap=True, highlight=False)
+    renderer: "quarto" or "pandoc"; None takes Quarto where it is there. root: the folder with
+    _quarto.yml. Nothing is done when the book is up to date, unless `force`. Raises BookError
+    with one line for each mistake in the book, which then stays as it was."""
+    started, book = time.perf_counter(), Book(root)
+    console = Console(soft_wrap=True, highlight=False)
     renderer = renderer or ("quarto" if quarto() else "pandoc")
     if renderer == "quarto" and not quarto():
-        raise BookError("Quarto is not on the path; name it in QUARTO, or take the renderer 'pandoc'")
-    note, made_from, front = book.out / ".made-from", fingerprint(book, renderer), book.out / "index.html"
+        raise BookError(
+            "Quarto is not on the path; name it in QUARTO, or take the renderer 'pandoc'"
+        )
+    note, front = book.out / ".made-from", book.out / "index.html"
+    made_from = fingerprint(book, renderer)
     if not force and note.is_file() and note.read_text(encoding="utf-8") == made_from:
         console.print(f"The book is up to date: {front}")
         return book.out
-    for left in book.root.glob(f".{book.out.name}-*"):  # by a build that was killed more than an hour ago
+    # left by a build that was killed more than an hour ago
+    for left in book.root.glob(f".{book.out.name}-*"):
         if time.time() - left.stat().st_mtime > 3600:
             shutil.rmtree(left, ignore_errors=True)
     new = Path(tempfile.mkdtemp(prefix=f".{book.out.name}-", dir=book.root))
     try:
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        with Progress(
+            console=console, transient=True, disable=not console.is_terminal
+        ) as progress:
             build(book, renderer, new, progress)
         write(new / ".made-from", made_from.encode())
         new.chmod(0o755)
@@ -325,7 +358,7 @@ def render(renderer: str | None = None, root: Path | str | None = None, force: b
     console.print(f"{len(book.pages)} pages in {time.perf_counter() - started:.1f} s: {front}")
     return book.out
 
-# %% ../../nbs/workshop/book.ipynb #3237dc0e
+# %% ../../nbs/workshop/book.ipynb #4e37afb4
 class Handler(SimpleHTTPRequestHandler):
     """Serves the book quietly. What is not there gets the book's own page for that."""
 
@@ -342,7 +375,8 @@ class Handler(SimpleHTTPRequestHandler):
         path = Path(self.directory) / "404.html"
         if code != 404 or not path.is_file():
             return super().send_error(code, message, explain)
-        body = re.sub(r'data-base="[^"]*"', 'data-base="/"', path.read_text(encoding="utf-8")).encode()
+        text = path.read_text(encoding="utf-8")
+        body = re.sub(r'data-base="[^"]*"', 'data-base="/"', text).encode()
         self.send_response(404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -364,8 +398,11 @@ def serve(port: int = 8000, root: Path | str | None = None):
     try:
         server = Server(("127.0.0.1", port), partial(Handler, directory=str(book.out)))
     except (OSError, OverflowError) as error:
-        reason = "is taken" if getattr(error, "errno", 0) in (48, 98, 10048) else f"cannot be used ({error})"
-        raise BookError(f"port {port} {reason}; choose another, as in PORT={min(port + 1, 65535)}") from None
+        taken = getattr(error, "errno", 0) in (48, 98, 10048)
+        reason = "is taken" if taken else f"cannot be used ({error})"
+        raise BookError(
+            f"port {port} {reason}; choose another, as in PORT={min(port + 1, 65535)}"
+        ) from None
     with server:
         try:
             render(root=book.root)

@@ -30,17 +30,21 @@ import yaml
 from .process import Book, BookError, Cache, Page, place, write
 from .tree import read_notebook, suggest
 
-# %% ../../nbs/workshop/crossref.ipynb #f945e6fc
-OPTIONS = {"label", "fig-cap", "fig-alt", "tbl-cap", "echo", "output", "include", "warning", "code-fold",
-           "code-summary", "eval"}
+# %% ../../nbs/workshop/crossref.ipynb #07c2d298
+OPTIONS = {
+    "label", "fig-cap", "fig-alt", "tbl-cap", "echo", "output",
+    "include", "warning", "code-fold", "code-summary", "eval",
+}
 
 
 def split_options(source: str) -> tuple[dict, str]:
-    """The options at the head of a cell, and the code below them. Raises ValueError for an unknown option."""
+    """The options at the head of a cell, and its code. ValueError for an unknown option."""
     lines, options = source.split("\n"), {}
     while lines and (match := re.match(r"^#\|\s*([\w-]+)\s*:\s*(.*)$", lines[0])):
         if match[1] not in OPTIONS:
-            raise ValueError(f"the option '{match[1]}' is unknown here{suggest(match[1], OPTIONS)}")
+            raise ValueError(
+                f"the option '{match[1]}' is unknown here{suggest(match[1], OPTIONS)}"
+            )
         options[match[1]] = yaml.safe_load(match[2])
         lines.pop(0)
     return options, "\n".join(lines).strip("\n")
@@ -57,9 +61,11 @@ def quoted(value) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
-# %% ../../nbs/workshop/crossref.ipynb #fc600727
-RICHEST = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex",
-           "text/plain"]
+# %% ../../nbs/workshop/crossref.ipynb #0689adcb
+RICHEST = [
+    "text/html", "text/markdown", "image/svg+xml",
+    "image/png", "image/jpeg", "text/latex", "text/plain",
+]
 
 
 def printed(text: str | list[str]) -> str:
@@ -74,26 +80,29 @@ def block(classes: str, content: str) -> str:
 
 
 def displayed(data: dict, options: dict, store: Callable[[str, str], str]) -> str:
-    """The richest form of a displayed value. `store(kind, content)` keeps a picture and returns its path."""
+    """The richest form of a value. `store(kind, content)` keeps a picture, returns its path."""
     kind = next((kind for kind in RICHEST if kind in data), "")
     text = "".join(data.get(kind, ""))
     if kind == "text/html":
-        text = re.sub(r"<style scoped>.*?</style>", "", text, flags=re.S)  # pandas brings its own style
+        # pandas brings its own style
+        text = re.sub(r"<style scoped>.*?</style>", "", text, flags=re.S)
         return block(".cell-output-display", fence(text, "{=html}"))
     if kind in ("text/markdown", "text/latex"):
         return block(".cell-output-markdown", text)
     if kind.startswith("image/"):
-        alt = options.get("fig-alt") or options.get("fig-cap") or "A picture, drawn by the cell above"
-        return block(".cell-output-display", f"![]({store(kind, text)}){{fig-alt={quoted(alt)}}}")
+        alt = options.get("fig-alt") or options.get("fig-cap")
+        alt = quoted(alt or "A picture, drawn by the cell above")
+        return block(".cell-output-display", f"![]({store(kind, text)}){{fig-alt={alt}}}")
     return block(".cell-output-display", fence(printed(text))) if kind else ""
 
-# %% ../../nbs/workshop/crossref.ipynb #77fc3d3c
+# %% ../../nbs/workshop/crossref.ipynb #7ba8de3b
 def merged(outputs: list[dict]) -> list[dict]:
     """The outputs, with what was printed in several pieces as one."""
     made = []
     for output in outputs:
         last = made[-1] if made else {}
-        if last.get("output_type") == output["output_type"] == "stream" and last["name"] == output["name"]:
+        is_stream = last.get("output_type") == output["output_type"] == "stream"
+        if is_stream and last["name"] == output["name"]:
             made[-1] = output | {"text": "".join([*last["text"], *output["text"]])}
         else:
             made.append(output)
@@ -103,7 +112,8 @@ def merged(outputs: list[dict]) -> list[dict]:
 def printed_output(output: dict, options: dict) -> str:
     """What a cell printed, or the error it ended with."""
     if output["output_type"] == "error":
-        trace = printed("\n".join(output["traceback"])) or f"{output['ename']}: {output['evalue']}"
+        words = printed("\n".join(output["traceback"]))
+        trace = words or f"{output['ename']}: {output['evalue']}"
         return block(".cell-output-error", fence(trace))
     if output["name"] == "stderr" and options.get("warning") is False:
         return ""
@@ -114,7 +124,7 @@ def printed_output(output: dict, options: dict) -> str:
 
 
 def code_cell(cell: dict, store: Callable[[str, str], str]) -> str:
-    """A code cell with its outputs in Quarto's form: blocks of class cell, cell-code and cell-output."""
+    """A code cell with its outputs in Quarto's form: blocks cell, cell-code and cell-output."""
     options, code = split_options("".join(cell["source"]))
     if options.get("include") is False:
         return ""
@@ -128,7 +138,8 @@ def code_cell(cell: dict, store: Callable[[str, str], str]) -> str:
             parts.append(printed_output(output, options))
         else:
             values.append(displayed(output["data"], options, store))
-    label, caption = options.get("label") or "", options.get("fig-cap") or options.get("tbl-cap") or ""
+    label = options.get("label") or ""
+    caption = options.get("fig-cap") or options.get("tbl-cap") or ""
     if values and (caption or label.startswith(("fig-", "tbl-"))):
         head = f"#{label} .cell-figure" if label else ".cell-figure"
         values = [f"::: {{{head}}}\n", *values, f"\n::: {{.caption}}\n{caption}\n:::\n:::\n"]
@@ -159,18 +170,22 @@ def page_markdown(book: Book, page: Page) -> str:
             continue
         parts.append(f"<!-- cell: {id} -->")
         try:
-            parts.append(code_cell(cell, store) if cell["cell_type"] == "code" else cell["source"])
+            parts.append(
+                code_cell(cell, store) if cell["cell_type"] == "code" else cell["source"]
+            )
         except (ValueError, yaml.YAMLError) as error:
             book.problem(page, id, " ".join(str(error).split()))
     return "\n\n".join(parts) + "\n"
 
-# %% ../../nbs/workshop/crossref.ipynb #aa368941
+# %% ../../nbs/workshop/crossref.ipynb #3ab1fa50
 def pandoc(arguments: list[str], text: str, folder: Path | None = None) -> str:
     """What Pandoc makes of `text`. Raises BookError with Pandoc's own words."""
     import pypandoc
 
     command = [pypandoc.get_pandoc_path(), *arguments]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, encoding="utf-8", cwd=folder)
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, encoding="utf-8", cwd=folder
+    )
     if done.returncode:
         raise BookError(f"pandoc {' '.join(arguments)}: {' '.join(done.stderr.split())}")
     return done.stdout
@@ -182,16 +197,17 @@ READER = ["-f", "markdown", "-t", "json"]
 def parse(book: Book, page: Page, cache: Cache):
     """Read a processed page into its tree."""
     text = page_markdown(book, page)
-    page.blocks = json.loads(cache("parse", *READER, text, make=lambda: pandoc(READER, text)))["blocks"]
+    parsed = cache("parse", *READER, text, make=lambda: pandoc(READER, text))
+    page.blocks = json.loads(parsed)["blocks"]
 
 
 def document(blocks: list) -> str:
     """A whole document, as Pandoc takes it."""
     return json.dumps({"pandoc-api-version": [1, 23, 1], "meta": {}, "blocks": blocks})
 
-# %% ../../nbs/workshop/crossref.ipynb #418bbb41
+# %% ../../nbs/workshop/crossref.ipynb #8b267503
 def walk(node, visit: Callable[[dict], list | None]):
-    """A copy of the tree in which visit(element) has replaced elements: by a list, or not at all for None."""
+    """A copy of the tree; visit(element) gives the list that replaces it, None to keep it."""
     if isinstance(node, dict):
         return {key: walk(value, visit) for key, value in node.items()}
     if not isinstance(node, list):
@@ -222,9 +238,9 @@ def attributes(id: str = "", *classes: str) -> list:
     """An id and classes, as Pandoc writes them."""
     return [id, list(classes), []]
 
-# %% ../../nbs/workshop/crossref.ipynb #0778ac83
+# %% ../../nbs/workshop/crossref.ipynb #240ff824
 class Visitor:
-    """Walks a page. A method that has the name of a type of element, such as Header, gets its content."""
+    """Walks a page. A method named like a type of element, such as Header, gets its content."""
 
     def __init__(self, book: Book, page: Page):
         self.book, self.page, self.cell = book, page, ""
@@ -253,14 +269,15 @@ class Visitor:
         """Report something about the cell we are in."""
         self.book.problem(self.page, self.cell, what)
 
-# %% ../../nbs/workshop/crossref.ipynb #293bc972
+# %% ../../nbs/workshop/crossref.ipynb #63f29213
 def number_pages(book: Book):
     """Give each page its number."""
     chapters, appendices = 0, 0
     for page in book.pages:
         titles = [e["c"] for e in page.blocks if e["t"] == "Header" and e["c"][0] == 1]
         if len(titles) != 1:
-            book.problem(page, "", f"the page has {len(titles)} titles; write one, '# Title {{#sec-name}}'")
+            what = f"the page has {len(titles)} titles; write one, '# Title {{#sec-name}}'"
+            book.problem(page, "", what)
         elif page.appendix:
             page.number, appendices = chr(ord("A") + appendices), appendices + 1
         elif "unnumbered" not in titles[0][1][1] and page is not book.pages[0]:
@@ -277,14 +294,15 @@ class Label:
     number: str  # 4.1
     title: list  # of a section: its words
 
-# %% ../../nbs/workshop/crossref.ipynb #115c83df
+# %% ../../nbs/workshop/crossref.ipynb #ff540d2e
 class Numberer(Visitor):
-    """Numbers a page, collects its labels and citations, and builds callouts, tabsets and folded code."""
+    """Numbers a page, collects labels and citations, builds callouts, tabsets, folded code."""
 
     def __init__(self, book: Book, page: Page):
         super().__init__(book, page)
         self.counts, self.sections, self.headings = Counter(), [], set()
-        walk(page.blocks, lambda e: self.headings.add(e["c"][1][0]) if e["t"] == "Header" else None)
+        add = self.headings.add
+        walk(page.blocks, lambda e: add(e["c"][1][0]) if e["t"] == "Header" else None)
 
     def inside(self, node):
         """What becomes of the content of an element."""
@@ -293,13 +311,16 @@ class Numberer(Visitor):
     def label(self, id: str, word: str, number: str, title: list = ()):
         """Remember a label. The same label twice in the book is a mistake."""
         if (old := self.book.labels.get(id)) is not None:
-            self.problem(f"the label #{id} is taken by {place(old.page, old.cell)}; choose another")
+            self.problem(
+                f"the label #{id} is taken by {place(old.page, old.cell)}; choose another"
+            )
         self.book.labels[id] = Label(self.page, self.cell, word, number, list(title))
 
     def count(self, kind: str) -> str:
         """The number of the next figure, table or equation."""
         self.counts[kind] += 1
-        return f"{self.page.number}.{self.counts[kind]}" if self.page.number else str(self.counts[kind])
+        number = str(self.counts[kind])
+        return f"{self.page.number}.{number}" if self.page.number else number
 
 # %% ../../nbs/workshop/crossref.ipynb #ae567742
 @Numberer.on("Header")
@@ -327,7 +348,7 @@ def span(self: Numberer, content: list) -> list | None:
     (id, classes, _), _ = content
     return [] if "anchor" in classes and id in self.headings else None
 
-# %% ../../nbs/workshop/crossref.ipynb #b509b096
+# %% ../../nbs/workshop/crossref.ipynb #843128e9
 KINDS = {"fig": "Figure", "tbl": "Table"}
 
 
@@ -346,7 +367,9 @@ def framed(self: Numberer, id: str, classes: list, blocks: list, caption: list) 
     above = ["caption-above"] if id.startswith("tbl-") else []
     words = numbered(self, id, caption)
     short_and_long = [None, [element("Plain", words)] if words else []]
-    return [element("Figure", [id, [*classes, *above], []], short_and_long, self.inside(blocks))]
+    return [
+        element("Figure", [id, [*classes, *above], []], short_and_long, self.inside(blocks))
+    ]
 
 
 @Numberer.on("Figure")
@@ -361,10 +384,13 @@ def table(self: Numberer, content: list) -> list:
     """A table, which will scroll in itself where it is too wide."""
     (id, classes, pairs), (short, caption), *rest = content
     words = numbered(self, id, caption[0]["c"] if caption else [])
-    inner = [[id, classes, pairs], [short, [element("Plain", words)] if words else []], *self.inside(rest)]
+    inner = [
+        [id, classes, pairs],
+        [short, [element("Plain", words)] if words else []], *self.inside(rest),
+    ]
     return [element("Div", attributes("", "table-wrap"), [element("Table", *inner)])]
 
-# %% ../../nbs/workshop/crossref.ipynb #63e6cea4
+# %% ../../nbs/workshop/crossref.ipynb #11355ed2
 def equations(self: Numberer, items: list) -> list:
     """Displayed equations get a line of their own, with their number at its end."""
     new, at = [], 0
@@ -373,11 +399,13 @@ def equations(self: Numberer, items: list) -> list:
         if item["t"] == "Math" and item["c"][0]["t"] == "DisplayMath":
             inner, id = [element("Span", attributes("", "math-scroll"), [item])], ""
             behind = at + (items[at:at + 1] in ([{"t": "Space"}], [{"t": "SoftBreak"}]))
-            word = items[behind]["c"] if behind < len(items) and items[behind]["t"] == "Str" else ""
+            is_word = behind < len(items) and items[behind]["t"] == "Str"
+            word = items[behind]["c"] if is_word else ""
             if match := re.fullmatch(r"\{#(eq-[\w-]+)\}", word):
                 id, number, at = match[1], self.count("eq"), behind + 1
                 self.label(id, "Equation", number)
-                inner.append(element("Span", attributes("", "equation-number"), [text(f"({number})")]))
+                shown = [text(f"({number})")]
+                inner.append(element("Span", attributes("", "equation-number"), shown))
             item = element("Span", attributes(id, "equation"), inner)
         new.append(item)
     return self.inside(new)
@@ -394,7 +422,7 @@ def plain(self: Numberer, items: list) -> list:
     """The text of a list item or a table's cell."""
     return [element("Plain", equations(self, items))]
 
-# %% ../../nbs/workshop/crossref.ipynb #72752739
+# %% ../../nbs/workshop/crossref.ipynb #ebd94a5f
 def as_text(blocks: list) -> list:
     """Blocks whose headings are no sections, because they stand in a callout or a tab."""
 
@@ -411,9 +439,11 @@ def callout(self: Numberer, kind: str, pairs: dict, blocks: list) -> list:
         title, blocks = blocks[0]["c"][2], blocks[1:]
     outer, inner = ("details", "summary") if "collapse" in pairs else ("div", "div")
     opened = " open" if pairs.get("collapse") == "false" else ""
-    return [raw(f'<{outer} class="callout callout-{kind}"{opened}><{inner} class="callout-title">'),
-            element("Plain", self.inside(title)), raw(f'</{inner}><div class="callout-body">'),
-            *self.inside(as_text(blocks)), raw(f"</div></{outer}>")]
+    return [
+        raw(f'<{outer} class="callout callout-{kind}"{opened}><{inner} class="callout-title">'),
+        element("Plain", self.inside(title)), raw(f'</{inner}><div class="callout-body">'),
+        *self.inside(as_text(blocks)), raw(f"</div></{outer}>"),
+    ]
 
 
 def tabset(self: Numberer, blocks: list) -> list:
@@ -422,7 +452,8 @@ def tabset(self: Numberer, blocks: list) -> list:
     made, end = [raw('<div class="tabset">')], ""
     for e in blocks:
         if e["t"] == "Header" and e["c"][0] == level:
-            title = element("Div", attributes("", "tab-title"), [element("Plain", self.inside(e["c"][2]))])
+            words = element("Plain", self.inside(e["c"][2]))
+            title = element("Div", attributes("", "tab-title"), [words])
             made += [raw(f'{end}<section class="tab">'), title]
             end = "</section>"
         else:
@@ -461,7 +492,7 @@ def code_block(self: Numberer, content: list) -> list | None:
     return [raw(f'<details class="code-fold"{opened}><summary>{summary}</summary>'),
             element("CodeBlock", [id, classes, []], code), raw("</details>")]
 
-# %% ../../nbs/workshop/crossref.ipynb #a3dd4a26
+# %% ../../nbs/workshop/crossref.ipynb #1a558100
 REFERENCE = re.compile(r"(sec|fig|tbl|eq)-", re.I)
 
 
@@ -478,17 +509,22 @@ class Resolver(Visitor):
         if not any(references):
             return self.cited.get(citation_key(content))
         if not all(references):
-            self.problem("references and citations stand in the same brackets; give each its own")
+            self.problem(
+                "references and citations stand in the same brackets; give each its own"
+            )
             return None
         links = [self.reference(one) for one in content[0]]
-        return [e for number, link in enumerate(links) for e in ([text(", ")] if number else []) + link]
+        joined = [[text(", "), *link] if number else link for number, link in enumerate(links)]
+        return sum(joined, [])
 
     def reference(self, one: dict) -> list:
         """The link that takes the place of one reference."""
         id = one["citationId"][0].lower() + one["citationId"][1:]
         target = self.book.labels.get(id)
         if target is None:
-            self.problem(f"@{id} leads nowhere: no such label in the book{suggest(id, self.book.labels)}")
+            self.problem(
+                f"@{id} leads nowhere: no such label in the book{suggest(id, self.book.labels)}"
+            )
             return []
         prefix = [*one["citationPrefix"], text("\u00a0")] if one["citationPrefix"] else []
         bare = prefix or one["citationMode"]["t"] == "SuppressAuthor"
@@ -498,11 +534,13 @@ class Resolver(Visitor):
         link = element("Link", attributes("", "xref"), words, [f"{url}#{id}", ""])
         return [*prefix, link, *one["citationSuffix"]]
 
-# %% ../../nbs/workshop/crossref.ipynb #9434c2dd
+# %% ../../nbs/workshop/crossref.ipynb #c586d2b1
 def citation_key(content: list) -> str:
     """What makes two citations the same, wherever they stand."""
     place = ("citationNoteNum", "citationHash")
-    return json.dumps([{key: value for key, value in one.items() if key not in place} for one in content[0]])
+    return json.dumps(
+        [{key: value for key, value in one.items() if key not in place} for one in content[0]]
+    )
 
 
 def read_bibliography(book: Book, cache: Cache) -> list[dict]:
@@ -518,7 +556,9 @@ def read_bibliography(book: Book, cache: Cache) -> list[dict]:
     return entries
 
 
-def format_citations(citations: dict, entries: list[dict], cache: Cache) -> tuple[dict[str, list], list]:
+def format_citations(
+    citations: dict, entries: list[dict], cache: Cache
+) -> tuple[dict[str, list], list]:
     """The text of each citation, by its key, and the blocks of the bibliography."""
     listed = json.dumps(entries)
     blocks = [element("Para", [e]) for e in citations.values()]
@@ -527,7 +567,9 @@ def format_citations(citations: dict, entries: list[dict], cache: Cache) -> tupl
     def make() -> str:
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder) / "entries.json", listed.encode())
-            options = ["--citeproc", "--bibliography", "entries.json", "-M", "link-citations=true"]
+            options = [
+                "--citeproc", "--bibliography", "entries.json", "-M", "link-citations=true"
+            ]
             return pandoc(["-f", "json", "-t", "json", *options], whole, Path(folder))
 
     *texts, last = json.loads(cache("cite", listed, whole, make=make))["blocks"]
@@ -547,14 +589,17 @@ class Collector(Visitor):
         if not any(REFERENCE.match(key) for key in keys):
             self.found[citation_key(content)] = element("Cite", *content)
             for key in [key for key in keys if key not in self.known]:
-                self.problem(f"@{key} has no entry in the bibliography{suggest(key, self.known)}")
+                self.problem(
+                    f"@{key} has no entry in the bibliography{suggest(key, self.known)}"
+                )
 
-# %% ../../nbs/workshop/crossref.ipynb #2b226da6
+# %% ../../nbs/workshop/crossref.ipynb #3f46c40c
 def keep(self: Resolver, url: str):
     """Note a file that the page needs, or that it is missing."""
     target = self.page.absolute(url)
-    if (self.book.proc / target).is_file():
-        self.page.files[target] = hashlib.sha256((self.book.proc / target).read_bytes()).hexdigest()
+    file = self.book.proc / target
+    if file.is_file():
+        self.page.files[target] = hashlib.sha256(file.read_bytes()).hexdigest()
     else:
         self.problem(f"{url} is missing: there is no file nbs/{target}")
 
@@ -567,9 +612,11 @@ def link(self: Resolver, content: list) -> list | None:
     if parts.scheme or url.startswith(("#", "/")):
         return None
     if target in self.book.by_path:
-        url = self.page.link(self.book.by_path[target].url) + (f"#{parts.fragment}" if parts.fragment else "")
+        url = self.page.link(self.book.by_path[target].url)
+        url += f"#{parts.fragment}" if parts.fragment else ""
     elif target.endswith((".ipynb", ".qmd", ".md")):
-        self.problem(f"the link to {url} leads to no page of the book{suggest(target, self.book.by_path)}")
+        hint = suggest(target, self.book.by_path)
+        self.problem(f"the link to {url} leads to no page of the book{hint}")
     elif not target.endswith(".html"):
         keep(self, url)
     return [element("Link", attrs, walk(words, self), [url, title])]
@@ -577,7 +624,7 @@ def link(self: Resolver, content: list) -> list | None:
 
 @Resolver.on("Image")
 def image(self: Resolver, content: list) -> list | None:
-    """A picture, which is drawn into the page if it is one of ours, and else stands beside it."""
+    """A picture: one of ours is drawn into the page, any other stands beside it."""
     (id, classes, pairs), words, (url, title) = content
     if urlsplit(url).scheme not in ("", "data"):
         self.problem(f"the picture {url} would come from the network; keep a copy in nbs/")
@@ -595,7 +642,7 @@ def bibliography(self: Resolver, content: list) -> list | None:
     """The place of the bibliography."""
     return [element("Div", content[0], self.entries)] if content[0][0] == "refs" else None
 
-# %% ../../nbs/workshop/crossref.ipynb #9abf59c1
+# %% ../../nbs/workshop/crossref.ipynb #6a440ef7
 def cite(book: Book, cache: Cache) -> tuple[dict[str, list], list]:
     """The texts of all citations in the book, and its bibliography."""
     entries, found = read_bibliography(book, cache), {}
@@ -606,15 +653,19 @@ def cite(book: Book, cache: Cache) -> tuple[dict[str, list], list]:
 
 
 def resolve(book: Book, cache: Cache):
-    """Number all pages and fill in what they refer to. Raises BookError with everything that is wrong."""
+    """Number all pages and fill in what they refer to. BookError with all that is wrong."""
     number_pages(book)
     for page in book.pages:
         page.blocks = walk(page.blocks, Numberer(book, page))
-    places = [(page, e["c"][0][0]) for page in book.pages for e in page.blocks if e["t"] == "Div"]
+    places = [
+        (page, e["c"][0][0]) for page in book.pages for e in page.blocks if e["t"] == "Div"
+    ]
     home = next((page for page, id in places if id == "refs"), None)
     texts, entries = cite(book, cache)
     if texts and home is None:
-        raise BookError("the book cites, but no page holds its bibliography: add one with '::: {#refs}'")
+        raise BookError(
+            "the book cites, but no page holds its bibliography: add one with '::: {#refs}'"
+        )
     for page in book.pages:
 
         def to_entry(e: dict, page: Page = page) -> list | None:

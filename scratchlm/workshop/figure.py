@@ -47,13 +47,15 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 
-# %% ../../nbs/workshop/figure.ipynb #5ac188a8
+# %% ../../nbs/workshop/figure.ipynb #b25c7f85
 def use_style() -> None:
-    """Give Matplotlib the house style, and make notebooks store plots as SVG that never varies."""
+    """Give Matplotlib the house style, and have notebooks store plots as unvarying SVG."""
     matplotlib.rcParams.update(STYLE)
     if get_ipython() is not None:  # in a notebook
         get_ipython().run_line_magic("matplotlib", "inline")
-        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
+        set_matplotlib_formats(
+            "svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight"
+        )
         matplotlib.rcParams.update(STYLE)  # the inline backend brings settings of its own
 
 # %% ../../nbs/workshop/figure.ipynb #1ed0622d

@@ -8,7 +8,7 @@ __all__ = ['EMPTY', 'Function', 'NOTE', 'LIMIT', 'UNWRITTEN', 'LearnError', 'fun
            'run_cell', 'one_line', 'Line', 'fates', 'judge_functions', 'judge_tests', 'Report', 'check',
            'check_notebook', 'learn', 'prove']
 
-# %% ../../nbs/workshop/learn.ipynb #2ed4af60
+# %% ../../nbs/workshop/learn.ipynb #51d9aecf
 import ast
 import asyncio
 import copy
@@ -21,10 +21,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .rules import bindings, code_cells, find_tests, objection, uses, within
-from .tree import Tech, Tree, directives, find_root, read_notebook, read_tree, suggest
+from scratchlm.workshop.tree import (
+    Tech,
+    Tree,
+    directives,
+    find_root,
+    read_notebook,
+    read_tree,
+    suggest,
+)
 from .unlock import finish, kernel, write_atomically
 
-# %% ../../nbs/workshop/learn.ipynb #6bdd430f
+# %% ../../nbs/workshop/learn.ipynb #d64192af
 class LearnError(Exception):
     """An exercise that cannot be made or checked; the message says why and what to do."""
 
@@ -37,19 +45,22 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, Function]]:
-    """Every outermost function below `tree` with its qualified name, as in "Tensor.backward"."""
+    """Every outermost function below `tree` and its qualified name, as in "Tensor.backward"."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, Function):
             yield prefix + node.name, node
         else:
-            yield from functions(node, f"{prefix}{node.name}." if isinstance(node, ast.ClassDef) else prefix)
+            inner = f"{prefix}{node.name}." if isinstance(node, ast.ClassDef) else prefix
+            yield from functions(node, inner)
 
 
 def work(node: Function) -> list[ast.stmt]:
-    """The statements of a function that somebody had to write: its body without the docstring."""
+    """What somebody had to write of a function: its body without the docstring."""
     body = node.body[ast.get_docstring(node) is not None:]
-    idle = all(isinstance(s, ast.Pass) or (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
-               for s in body)
+    idle = all(
+        isinstance(s, ast.Pass) or isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)
+        for s in body
+    )
     return [] if idle else body
 
 
@@ -57,16 +68,16 @@ def is_empty(node: Function) -> bool:
     """Whether the body still waits to be written."""
     return [ast.unparse(statement) for statement in work(node)] == [_EMPTY]
 
-# %% ../../nbs/workshop/learn.ipynb #7aff9150
+# %% ../../nbs/workshop/learn.ipynb #5a551fc8
 def span(node: Function, lines: list[str]) -> tuple[int, int, str]:
-    """The lines [start, end) of a body without its docstring, and the text before it on its first line."""
+    """The lines [start, end) of a body without docstring, and what precedes it on the first."""
     statements = work(node)
     first = statements[0]
     start = min(n.lineno for n in (first, *getattr(first, "decorator_list", []))) - 1
     head = lines[start].encode()[:first.col_offset].decode()
     if not head.strip():  # the body starts on a line of its own: comments above it belong to it
         limit = node.lineno if first is node.body[0] else node.body[0].end_lineno
-        while start > limit and (not lines[start - 1].strip() or lines[start - 1].lstrip().startswith("#")):
+        while start > limit and re.match(r"\s*(#|$)", lines[start - 1]):
             start -= 1
     end = statements[-1].end_lineno
     for number, line in enumerate(lines[end:], end + 1):  # so do indented comments below
@@ -78,42 +89,49 @@ def span(node: Function, lines: list[str]) -> tuple[int, int, str]:
 
 
 def empty(source: str) -> str:
-    """The source with every function's body replaced by a line that raises; everything else to the letter."""
+    """The source with every function's body replaced by a line that raises, nothing else."""
     lines = source.split("\n")
-    for _, node in sorted(functions(ast.parse(source)), key=lambda pair: -pair[1].lineno):  # from the end
+    found = sorted(functions(ast.parse(source)), key=lambda pair: -pair[1].lineno)
+    for _, node in found:  # from the end
         if work(node):
             start, end, head = span(node, lines)
             lines[start:end] = [head + EMPTY]
     return "\n".join(lines)
 
-# %% ../../nbs/workshop/learn.ipynb #6d7ef047
+# %% ../../nbs/workshop/learn.ipynb #452e4b0e
 def is_task(source: str) -> bool:
-    """Whether a cell is one whose functions the reader writes: exported, and not marked as given."""
+    """Whether the reader writes the functions of a cell: exported, and not marked as given."""
     words = directives(source)
     return bool(words & {"export", "exports", "exporti"}) and "given" not in words
 
 
 def contract(notebook: dict) -> dict:
-    """What a chapter asks for: its module, the functions to write, and its tests with a digest of each."""
+    """What a chapter asks for: its module, the functions to write, a digest of each test."""
     cells = code_cells(notebook)
-    targets = [m[1] for c in cells for m in re.finditer(r"^#\|\s*default_exp (\S+)$", c.source, re.M)]
+    targets = [
+        m[1] for c in cells for m in re.finditer(r"^#\|\s*default_exp (\S+)$", c.source, re.M)
+    ]
     if not targets:
-        raise LearnError("this notebook has no '#| default_exp …', so it is no chapter that could be learned")
+        raise LearnError(
+            "this notebook has no '#| default_exp …', so it is no chapter that could be learned"
+        )
     names = [name for cell in cells if is_task(cell.source)
              for name, node in functions(ast.parse(cell.source)) if work(node)]
     sources = {cell.id: cell.source for cell in cells}
-    return {"module": f"scratchlm.{targets[0]}", "functions": list(dict.fromkeys(names)),
-            "tests": {name: digest(sources[id]) for name, (id, *_) in find_tests(notebook).items()}}
+    return {
+        "module": f"scratchlm.{targets[0]}", "functions": list(dict.fromkeys(names)),
+        "tests": {name: digest(sources[id]) for name, (id, *_) in find_tests(notebook).items()},
+    }
 
 
 def digest(source: str) -> str:
-    """A short hash of a cell that does not change with blank lines or spaces at the end of a line."""
+    """A short hash of a cell that ignores blank lines and spaces at the end of a line."""
     lines = [line.rstrip() for line in source.split("\n") if line.strip()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
-# %% ../../nbs/workshop/learn.ipynb #5aa396ab
+# %% ../../nbs/workshop/learn.ipynb #f820de61
 def strip(notebook: dict) -> dict:
-    """A copy of a chapter whose exported functions have lost their bodies; its metadata hold the contract."""
+    """A copy of a chapter without its functions' bodies; its metadata hold the contract."""
     stripped = copy.deepcopy(notebook)
     for cell in stripped["cells"]:
         cell["source"] = "".join(cell["source"])  # on disk it may be a list of lines
@@ -126,18 +144,18 @@ def strip(notebook: dict) -> dict:
     stripped["metadata"] = {**stripped.get("metadata", {}), "scratchlm": contract(stripped)}
     return stripped
 
-# %% ../../nbs/workshop/learn.ipynb #22cdc0fd
+# %% ../../nbs/workshop/learn.ipynb #b54fc5a5
 NOTE = """::: {{.callout-note title="Your turn"}}
-This is the chapter *{title}* without its code. Wherever a cell says `{empty}`, write what belongs
-there. Chapters that this one rests on may be imported; its own module may not. To see how far you are,
-save the notebook and run
+This is the chapter *{title}* without its code. Wherever a cell says `{empty}`, write what
+belongs there. Chapters that this one rests on may be imported; its own module may not. To see
+how far you are, save the notebook and run
 
     scratchlm learn {id} --check
 :::"""
 
 
 def prepare(tree: Tree, id: str, folder: Path | str | None = None, force: bool = False) -> Path:
-    """Write the exercise of chapter `id` to `folder` (by default learn/ in the clone) and return its path.
+    """Write the exercise of chapter `id` to `folder` (by default learn/) and return its path.
 
     LearnError if there is no such chapter, or if the file exists and `force` is not set.
     """
@@ -147,9 +165,10 @@ def prepare(tree: Tree, id: str, folder: Path | str | None = None, force: bool =
         raise LearnError(f"{path} exists and may hold your work, so it is left alone. "
                          "--check looks at it, --force starts over")
     notebook = strip(read_notebook(chapter.notebook))
-    at = next(i for i, cell in enumerate(notebook["cells"]) if cell["cell_type"] == "markdown") + 1
     note = NOTE.format(title=chapter.title, id=id, empty=EMPTY)
-    notebook["cells"].insert(at, {"cell_type": "markdown", "id": "your-turn", "metadata": {}, "source": note})
+    cell = {"cell_type": "markdown", "id": "your-turn", "metadata": {}, "source": note}
+    at = [cell["cell_type"] for cell in notebook["cells"]].index("markdown")
+    notebook["cells"].insert(at + 1, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     return path
@@ -161,7 +180,7 @@ def exercise_path(tree: Tree, id: str, folder: Path | str | None = None) -> Path
 
 
 def find_chapter(tree: Tree, id: str) -> Tech:
-    """The written chapter with this id, of the book or the workshop. LearnError if there is none."""
+    """The written chapter with this id, of book or workshop. LearnError if there is none."""
     chapters = tree.workshop | tree.techs
     if id not in chapters:
         raise LearnError(f"there is no chapter {id!r}{suggest(id, chapters)}")
@@ -169,16 +188,18 @@ def find_chapter(tree: Tree, id: str) -> Tech:
         raise LearnError(f"the chapter {id!r} is planned, but not written yet")
     return chapters[id]
 
-# %% ../../nbs/workshop/learn.ipynb #1183c4ae
+# %% ../../nbs/workshop/learn.ipynb #539ba6ea
 def cheats(notebook: dict, module: str, tree: Tree | None = None) -> list[str]:
-    """One line for every use of the chapter's own module and, if the tree is known, of what it forbids."""
+    """One line for every use of the chapter's own module and of what the tree forbids."""
     tech = next((t for t in tree.techs.values() if t.module == module), None) if tree else None
     parsed, lines = [], []
     for number, cell in enumerate(code_cells(notebook), 1):
         with suppress(SyntaxError):  # such a cell will fail, and say so
             parsed.append((number, cell, ast.parse(cell.source)))
     package = module.rpartition(".")[0]
-    bound = {name: full for *_, code in parsed for name, full in bindings(code, package).items()}
+    bound = {
+        name: full for *_, code in parsed for name, full in bindings(code, package).items()
+    }
     for number, cell, code in parsed:
         for use in dict.fromkeys(uses(code, bound, package)):
             if within(use.name, module):
@@ -189,20 +210,21 @@ def cheats(notebook: dict, module: str, tree: Tree | None = None) -> list[str]:
                 lines.append(f"code cell {number}, line {use.line}: {why}")
     return lines
 
-# %% ../../nbs/workshop/learn.ipynb #204adfd3
+# %% ../../nbs/workshop/learn.ipynb #35163b11
 LIMIT = 120.0  # seconds for one cell
 UNWRITTEN = "NotImplementedError: write me"
 
 
 async def run_cells(notebook: dict, folder: Path, limit: float,
                     on_cell: Callable | None = None) -> dict[str, str]:
-    """Run every code cell: cell id -> one line about its error, "" if it had none; not reached, not in it."""
+    """Run every code cell: cell id -> its error in one line, or ""; not reached, not in it."""
     import nbformat
 
     import scratchlm
 
     errors: dict[str, str] = {}
-    ours, options = Path(scratchlm.__file__).parents[1], {"allow_errors": True, "interrupt_on_timeout": True}
+    ours = Path(scratchlm.__file__).parents[1]
+    options = {"allow_errors": True, "interrupt_on_timeout": True}
     async with kernel(nbformat.from_dict(notebook), folder, ours, limit, **options) as client:
         todo = [(i, cell) for i, cell in enumerate(client.nb.cells) if cell.cell_type == "code"]
         for done, (index, cell) in enumerate(todo):
@@ -213,13 +235,17 @@ async def run_cells(notebook: dict, folder: Path, limit: float,
                 break
     return errors
 
-# %% ../../nbs/workshop/learn.ipynb #f4e273d6
+# %% ../../nbs/workshop/learn.ipynb #9c986ba5
 async def run_cell(client, cell, index: int, limit: float) -> tuple[str, bool]:
-    """Execute a cell: one line about its error, "" if it had none, and whether the kernel is lost."""
+    """Execute a cell: one line about its error, or "", and whether the kernel is lost."""
     from nbclient.exceptions import DeadKernelError
 
     replies = []
-    client.on_cell_executed = lambda execute_reply, **_: replies.append(execute_reply["content"])
+
+    def keep(execute_reply, **_):
+        replies.append(execute_reply["content"])
+
+    client.on_cell_executed = keep
     try:
         await asyncio.wait_for(client.async_execute_cell(cell, index), limit + min(limit, 10))
     except DeadKernelError:
@@ -229,12 +255,13 @@ async def run_cell(client, cell, index: int, limit: float) -> tuple[str, bool]:
     printed = "".join(output.get("text", "") for output in cell["outputs"])
     return (one_line(replies[0], printed, limit) if replies else ""), False
 
-# %% ../../nbs/workshop/learn.ipynb #8de3e7c5
+# %% ../../nbs/workshop/learn.ipynb #200e45d7
 def one_line(reply: dict, printed: str, limit: float) -> str:
-    """What a kernel's reply says about an error, "" if there was none. printed: the cell's output as text."""
+    """What a kernel's reply says about an error, or "". printed: the cell's output as text."""
     if reply["status"] == "ok":
         return ""
-    name, message = reply.get("ename", "error"), (reply.get("evalue", "").strip().splitlines() or [""])[0]
+    name = reply.get("ename", "error")
+    message = (reply.get("evalue", "").strip().splitlines() or [""])[0]
     if name == "KeyboardInterrupt":
         return f"stopped after {limit:g} s: does it loop for ever?"
     if "ExceptionGroup" in name:
@@ -275,9 +302,9 @@ def fates(notebook: dict, errors: dict[str, str]) -> dict[str, tuple[str, str]]:
             found[cell.id] = "failed", error
     return found
 
-# %% ../../nbs/workshop/learn.ipynb #9cb75bcf
+# %% ../../nbs/workshop/learn.ipynb #207b39cc
 def judge_functions(notebook: dict, names: list[str]) -> list[Line]:
-    """Which of the functions are written. A property and its setter share a name: both have to be."""
+    """Which functions are written. A property and its setter share a name: both have to be."""
     empty_ones: dict[str, bool] = {}
     for cell in code_cells(notebook):
         try:
@@ -288,12 +315,15 @@ def judge_functions(notebook: dict, names: list[str]) -> list[Line]:
             empty_ones[name] = empty_ones.get(name, False) or is_empty(node)
     lines = []
     for name in names:
-        missing = "" if name in empty_ones else "is not defined in any cell that Python can read"
-        lines.append(Line("function", name, "not yet" if empty_ones.get(name, True) else "written", missing))
+        status = "not yet" if empty_ones.get(name, True) else "written"
+        why = "" if name in empty_ones else "is not defined in any cell that Python can read"
+        lines.append(Line("function", name, status, why))
     return lines
 
 
-def judge_tests(notebook: dict, expected: dict[str, str], found: dict[str, tuple[str, str]]) -> list[Line]:
+def judge_tests(
+    notebook: dict, expected: dict[str, str], found: dict[str, tuple[str, str]]
+) -> list[Line]:
     """How the tests fared, and the other cells that failed in earnest."""
     tests = {name: id for name, (id, *_) in find_tests(notebook).items()}
     cells = {cell.id: cell for cell in code_cells(notebook)}
@@ -311,7 +341,7 @@ def judge_tests(notebook: dict, expected: dict[str, str], found: dict[str, tuple
             lines.append(Line("cell", code.split("\n")[0][:60], status, message))
     return lines
 
-# %% ../../nbs/workshop/learn.ipynb #8236b901
+# %% ../../nbs/workshop/learn.ipynb #a2fe5d41
 @dataclass(frozen=True)
 class Report:
     """How far a reader is with a chapter."""
@@ -339,32 +369,43 @@ class Report:
         from rich.table import Table
         from rich.text import Text
 
-        colours = {"written": "green", "passed": "green", "not yet": "yellow", "not reached": "yellow"}
-        table, kind, (done, total) = Table(box=None, pad_edge=False, show_header=False), "", self.progress
+        colours = {
+            "written": "green", "passed": "green", "not yet": "yellow", "not reached": "yellow"
+        }
+        table = Table(box=None, pad_edge=False, show_header=False)
+        kind, (done, total) = "", self.progress
         for _ in range(4):
             table.add_column(overflow="fold")  # rather than cut a long name
         for line in self.lines:
-            table.add_row(line.kind if line.kind != kind else "", Text(line.name),
-                          Text(line.status, style=colours.get(line.status, "red")), Text(line.message))
+            table.add_row(
+                line.kind if line.kind != kind else "", Text(line.name),
+                Text(line.status, style=colours.get(line.status, "red")), Text(line.message),
+            )
             kind = line.kind
         full = 30 * done // (total or 1)
         state = "all done" if self.ok else f"{done} of {total} done"
-        return Group(table, "", Text(f"{self.chapter}: {'█' * full}{'░' * (30 - full)} {state}"))
+        bar = f"{self.chapter}: {'█' * full}{'░' * (30 - full)} {state}"
+        return Group(table, "", Text(bar))
 
-# %% ../../nbs/workshop/learn.ipynb #c25ea1d3
+# %% ../../nbs/workshop/learn.ipynb #cb8227b6
 def check(path: Path | str, tree: Tree | None = None, limit: float = LIMIT,
           on_cell: Callable | None = None) -> Report:
     """Run a reader's notebook and say how far it is.
 
-    tree: if given, the import rule is applied as to a chapter. limit: seconds for each cell. on_cell is told
-    (done, total) before each cell. TreeError if the file cannot be read, LearnError if it is no exercise.
+    tree: if given, the import rule is applied as to a chapter. limit: seconds for each cell.
+    on_cell is told (done, total) before each cell. TreeError if the file cannot be read,
+    LearnError if it is no exercise.
     """
     path = Path(path)
-    return check_notebook(read_notebook(path), path.resolve().parent, path.stem, tree, limit, on_cell)
+    return check_notebook(
+        read_notebook(path), path.resolve().parent, path.stem, tree, limit, on_cell
+    )
 
 
-def check_notebook(notebook: dict, folder: Path, name: str, tree: Tree | None = None, limit: float = LIMIT,
-                   on_cell: Callable | None = None) -> Report:
+def check_notebook(
+    notebook: dict, folder: Path, name: str, tree: Tree | None = None,
+    limit: float = LIMIT, on_cell: Callable | None = None,
+) -> Report:
     """The same for a notebook that is no file; its cells run in `folder`."""
     for number, cell in enumerate(notebook["cells"]):
         cell.setdefault("id", f"cell-{number}")  # old editors leave ids out
@@ -376,11 +417,14 @@ def check_notebook(notebook: dict, folder: Path, name: str, tree: Tree | None = 
     lines = judge_functions(notebook, agreed["functions"])
     return Report(name, lines + judge_tests(notebook, agreed["tests"], found))
 
-# %% ../../nbs/workshop/learn.ipynb #8daf399a
-def learn(id: str, folder: Path | str | None = None, check_it: bool = False, force: bool = False) -> int:
-    """`scratchlm learn`: make the exercise of a chapter, or check it. Prints, and returns the exit code.
+# %% ../../nbs/workshop/learn.ipynb #11062dbe
+def learn(
+    id: str, folder: Path | str | None = None, check_it: bool = False, force: bool = False
+) -> int:
+    """`scratchlm learn`: make the exercise of a chapter, or check it. Returns the exit code.
 
-    TreeError outside a clone; LearnError for an unknown chapter, or an exercise that is there (or is not).
+    TreeError outside a clone; LearnError for an unknown chapter, or an exercise that is in the
+    way or missing.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -388,8 +432,10 @@ def learn(id: str, folder: Path | str | None = None, check_it: bool = False, for
     tree, console = read_tree(find_root()), Console()
     if not check_it:
         path = prepare(tree, id, folder, force)
-        console.print(f"{path} is yours. Open it in Jupyter or an editor; --check says how far you are.",
-                      soft_wrap=True, highlight=False)
+        console.print(
+            f"{path} is yours. Open it in Jupyter or an editor; --check says how far you are.",
+            soft_wrap=True, highlight=False,
+        )
         return 0
     find_chapter(tree, id)
     path = exercise_path(tree, id, folder)
@@ -397,13 +443,16 @@ def learn(id: str, folder: Path | str | None = None, check_it: bool = False, for
         raise LearnError(f"there is no {path} to check: 'scratchlm learn {id}' makes it")
     with Progress(transient=True) as bar:
         task = bar.add_task("running your cells")
-        report = check(path, tree, on_cell=lambda done, total: bar.update(task, completed=done, total=total))
+        report = check(
+            path, tree,
+            on_cell=lambda done, total: bar.update(task, completed=done, total=total),
+        )
     console.print(report.table())
     return 0 if report.ok else 1
 
-# %% ../../nbs/workshop/learn.ipynb #55479d71
+# %% ../../nbs/workshop/learn.ipynb #2b0b0a79
 def prove(path: Path | str, limit: float = LIMIT) -> list[str]:
-    """One line for each test that passes unsolved, and for whatever fails solved; [] is the proof."""
+    """One line for each test that passes unsolved, and all that fails solved; [] is proof."""
     path = Path(path)
     notebook = read_notebook(path)
     unsolved = check_notebook(strip(notebook), path.resolve().parent, path.stem, limit=limit)

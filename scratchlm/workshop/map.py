@@ -17,24 +17,28 @@ from itertools import combinations
 
 from .tree import Tech, Tree, reading_order
 
-# %% ../../nbs/workshop/map.ipynb #1223ce58
+# %% ../../nbs/workshop/map.ipynb #f8067701
 def visible_edges(tree: Tree) -> list[tuple[str, str]]:
-    """The (prerequisite, technology) pairs that no other prerequisite implies, in the order of the book."""
+    """The (prerequisite, technology) pairs that no other pair implies, in book order."""
     return [(needed, tech.id) for tech in reading_order(tree) for needed in tech.requires
             if not any(needed in tree.ancestors(other) for other in tech.requires)]
 
-# %% ../../nbs/workshop/map.ipynb #cd9ecd9f
-Item = tuple[str, int]  # a technology and a column: its card in its own column, its thread in a later one
+# %% ../../nbs/workshop/map.ipynb #288d16d4
+# a technology and a column: its card in its own column, its thread in a later one
+Item = tuple[str, int]
 
 
 class Weave:
-    """The tree cut into columns: the items of each, the links to the next column, the links inside."""
+    """The tree cut into columns: the items of each, the links to the next, the links inside."""
 
     def __init__(self, tree: Tree):
-        eras = [era for era in tree.eras if any(tech.era == era for tech in tree.techs.values())]
+        eras = [
+            era for era in tree.eras if any(tech.era == era for tech in tree.techs.values())
+        ]
         self.column = {tech.id: eras.index(tech.era) for tech in reading_order(tree)}
         self.columns: list[list[Item]] = [[] for _ in eras]
-        self.links: list[set[tuple[Item, Item]]] = [set() for _ in eras]  # links[c]: from column c to c + 1
+        # links[c]: from column c to c + 1
+        self.links: list[set[tuple[Item, Item]]] = [set() for _ in eras]
         self.inner: list[list[tuple[Item, Item]]] = [[] for _ in eras]
         self.routes: dict[tuple[str, str], list[Item]] = {}
         for id, column in self.column.items():
@@ -53,9 +57,9 @@ class Weave:
             if right[0] == source and right not in self.columns[right[1]]:
                 self.columns[right[1]].append(right)
 
-# %% ../../nbs/workshop/map.ipynb #ec2b68ef
+# %% ../../nbs/workshop/map.ipynb #1065e6c3
 def column_crossings(weave: Weave, column: int) -> int:
-    """The crossings in the gutter to the left of a column, of links and arcs in all combinations."""
+    """The crossings in the gutter left of a column, of links and arcs in all combinations."""
     place = {item: number for number, item in enumerate(weave.columns[column])}
     links, arcs = [], [(place[a], place[b]) for a, b in weave.inner[column]]
     if column > 0:
@@ -71,9 +75,9 @@ def crossings(weave: Weave) -> int:
     """How often lines cross in the whole map."""
     return sum(column_crossings(weave, column) for column in range(len(weave.columns)))
 
-# %% ../../nbs/workshop/map.ipynb #4200e7dd
+# %% ../../nbs/workshop/map.ipynb #1420ff68
 def barycentres(weave: Weave, column: int, side: int) -> dict[Item, float]:
-    """The mean position of each item's neighbours in the next column to the left (side -1) or right (+1)."""
+    """The mean place of each item's neighbours in the column to the left (-1) or right (+1)."""
     beside = {item: number for number, item in enumerate(weave.columns[column + side])}
     found: dict[Item, list[int]] = {}
     for left, right in weave.links[min(column, column + side)]:
@@ -94,7 +98,7 @@ def sort_column(weave: Weave, column: int, side: int) -> None:
         left.remove(order[-1])
     weave.columns[column] = order
 
-# %% ../../nbs/workshop/map.ipynb #0df3094a
+# %% ../../nbs/workshop/map.ipynb #749885ab
 def column_cost(weave: Weave, column: int) -> float:
     """Crossings to the left and right of a column, and a little for the length of its arcs."""
     place = {item: number for number, item in enumerate(weave.columns[column])}
@@ -113,12 +117,13 @@ def polish(weave: Weave, column: int, reach: int = 6) -> None:
         tried = []
         for place in range(max(0, start - reach), min(len(rest), start + reach) + 1):
             weave.columns[column] = rest[:place] + [item] + rest[place:]
-            tried.append((column_cost(weave, column), abs(place - start), weave.columns[column]))
+            cost = column_cost(weave, column)
+            tried.append((cost, abs(place - start), weave.columns[column]))
         weave.columns[column] = min(tried)[2]
 
 
 def arrange(weave: Weave) -> None:
-    """Order the items of every column so that few lines cross. The result depends on nothing but the tree."""
+    """Order the items of every column so that few lines cross; only the tree decides."""
     last, tried = len(weave.columns), [list(weave.columns)]
     for _ in range(2):
         for side, columns in [(-1, range(1, last)), (1, reversed(range(last - 1)))]:
@@ -133,9 +138,11 @@ def arrange(weave: Weave) -> None:
         for column in range(last):
             polish(weave, column)
 
-# %% ../../nbs/workshop/map.ipynb #8870b112
-def settle(wishes: list[float], weights: list[float], steps: list[float], height: float) -> list[float]:
-    """Places in 0…height nearest to `wishes` in least squares, with at least steps[i] between i and i + 1."""
+# %% ../../nbs/workshop/map.ipynb #78211e22
+def settle(
+    wishes: list[float], weights: list[float], steps: list[float], height: float
+) -> list[float]:
+    """Places in 0…height nearest to `wishes` in least squares, steps[i] between i and i + 1."""
     offsets = [sum(steps[:i]) for i in range(len(wishes))]
     blocks: list[list[float]] = []  # [weighted mean, weight, members]
     for wish, weight, offset in zip(wishes, weights, offsets):
@@ -144,25 +151,30 @@ def settle(wishes: list[float], weights: list[float], steps: list[float], height
             (a, wa, na), (b, wb, nb) = blocks[-2:]
             blocks[-2:] = [[(a * wa + b * wb) / (wa + wb), wa + wb, na + nb]]
     means = [mean for mean, _, members in blocks for _ in range(int(members))]
-    return [min(max(mean, 0), height - offsets[-1]) + offset for mean, offset in zip(means, offsets)]
+    return [
+        min(max(mean, 0), height - offsets[-1]) + offset for mean, offset in zip(means, offsets)
+    ]
 
-# %% ../../nbs/workshop/map.ipynb #1dd9d384
+# %% ../../nbs/workshop/map.ipynb #25561cc0
 CARD, GUTTER = 99, 24  # pixels: the width of a card, and of the gutter to its left
 LEAD, GAP = 13, 10  # the height of a line of text, and the gap between two cards
 TOP, EDGE = 54, 2  # the header above the cards, and the frame around all
-WIDTHS = [("fijlrt .,-'()", 0.28), ("mwMW", 0.83), ("cksvxyz", 0.5)]  # of letters, in units of the font size
+# widths of letters, in units of the font size
+WIDTHS = [("fijlrt .,-'()", 0.28), ("mwMW", 0.83), ("cksvxyz", 0.5)]
 
 
 def text_width(text: str, size: float = 11.5) -> float:
-    """The width of a text in pixels, roughly: as Arial has it, and a little more for wider fonts."""
+    """The width of a text in pixels, roughly: Arial's, and a little more for wider fonts."""
     known = {letter: width for letters, width in WIDTHS for letter in letters}
-    return 1.05 * size * sum(known.get(letter, 0.68 if letter.isupper() else 0.56) for letter in text)
+    units = sum(known.get(letter, 0.68 if letter.isupper() else 0.56) for letter in text)
+    return 1.05 * size * units
 
 
 def wrap(title: str, room: float = CARD - 8) -> list[str]:
     """A title in as few lines as fit into `room`, and these of nearly equal length."""
     pieces = re.findall(r"\w{3,}-(?=\w)|\S+?(?<=\w{3}-)(?=\w)|\S+\s*", title)
-    room = max([room, *(text_width(piece.strip()) for piece in pieces)])  # a long word has to overhang
+    # a long word has to overhang
+    room = max([room, *(text_width(piece.strip()) for piece in pieces)])
     for cuts in range(len(pieces)):
         found = []
         for inner in combinations(range(1, len(pieces)), cuts):
@@ -173,38 +185,41 @@ def wrap(title: str, room: float = CARD - 8) -> list[str]:
             return min(found)[1]
     return [title]
 
-# %% ../../nbs/workshop/map.ipynb #800e3ed0
+# %% ../../nbs/workshop/map.ipynb #216ff4d5
 def heights(weave: Weave, tree: Tree) -> dict[Item, float]:
     """The height of every item in pixels; a thread has none."""
-    return {(id, column): 11 + LEAD * len(wrap(tree.techs[id].title)) if weave.column[id] == column else 0.0
+    cards = {id: 11 + LEAD * len(wrap(tech.title)) for id, tech in tree.techs.items()}
+    return {(id, column): cards[id] if weave.column[id] == column else 0.0
             for items in weave.columns for id, column in items}
 
 
 def settle_all(weave: Weave, tall: dict[Item, float], rounds: int = 40) -> dict[Item, float]:
     """The height on the page of the middle of every item, in pixels below the header."""
-    steps = [[(tall[a] + tall[b]) / 2 + (GAP if tall[a] and tall[b] else 6) for a, b in zip(items, items[1:])]
-             for items in weave.columns]
+    steps = [[(tall[a] + tall[b]) / 2 + (GAP if tall[a] and tall[b] else 6)
+              for a, b in zip(items, items[1:])] for items in weave.columns]
     room, half = max(map(sum, steps)), max(tall.values()) / 2
     beside: dict[Item, list[tuple[Item, float]]] = {item: [] for item in tall}
     for a, b in sorted(set().union(*weave.links, *weave.inner)):
         pull = 1.5 if a[1] == b[1] else 1.0 if tall[a] or tall[b] else 4.0
         beside[a].append((b, pull))
         beside[b].append((a, pull))
-    y = {item: sum(step[:i]) for items, step in zip(weave.columns, steps) for i, item in enumerate(items)}
+    y = {item: sum(step[:i]) for items, step in zip(weave.columns, steps)
+         for i, item in enumerate(items)}
     for turn in range(rounds):
         for items, step in list(zip(weave.columns, steps))[::-1 if turn % 2 else 1]:
             pulls = [sum(pull for _, pull in beside[item]) for item in items]
-            wishes = [sum(y[other] * pull for other, pull in beside[item]) / total if total else y[item]
-                      for item, total in zip(items, pulls)]
+            wishes = [sum(y[other] * pull for other, pull in beside[item]) / total if total
+                      else y[item] for item, total in zip(items, pulls)]
             y.update(zip(items, settle(wishes, [total or 0.1 for total in pulls], step, room)))
     return {item: half + place for item, place in y.items()}
 
-# %% ../../nbs/workshop/map.ipynb #1552a549
-Run = tuple[float, float, Item, bool]  # a vertical stretch: top, bottom, where from, whether it is an arc
+# %% ../../nbs/workshop/map.ipynb #d71c42ef
+# a vertical stretch: top, bottom, where from, whether it is an arc
+Run = tuple[float, float, Item, bool]
 
 
 def runs(weave: Weave, y: dict[Item, float], column: int) -> list[Run]:
-    """The vertical stretches in the gutter to the left of a column: links in their order, then arcs."""
+    """The vertical stretches in the gutter left of a column: links in order, then arcs."""
     spans: dict[tuple[Item, bool], list[float]] = {}
     for left, right in weave.links[column - 1] if column else ():
         spans.setdefault((left, False), [y[left]]).append(y[right])
@@ -231,7 +246,8 @@ def lanes(weave: Weave, y: dict[Item, float], column: int) -> dict[tuple[Item, b
     taken: dict[bool, list[list[Run]]] = {False: [], True: []}
     for run in runs(weave, y, column):
         top, bottom, _, arc = run
-        free = [lane for lane in taken[arc] if all(bottom + 4 < a or b + 4 < top for a, b, _, _ in lane)]
+        free = [lane for lane in taken[arc]
+                if all(bottom + 4 < a or b + 4 < top for a, b, _, _ in lane)]
         if not free:
             taken[arc].append([])
         (free or taken[arc][-1:])[0].append(run)
@@ -241,15 +257,17 @@ def lanes(weave: Weave, y: dict[Item, float], column: int) -> dict[tuple[Item, b
     return {(item, arc): start[arc] + step * number
             for number, lane in enumerate(ordered) for _, _, item, arc in lane}
 
-# %% ../../nbs/workshop/map.ipynb #b981ac3f
+# %% ../../nbs/workshop/map.ipynb #4117be5f
 def bend(x: float, start: float, lane: float, end: float, to: float) -> str:
-    """SVG path commands from (x, start) along the vertical `lane` to (to, end), with rounded corners."""
+    """SVG path from (x, start) along the vertical `lane` to (to, end), with rounded corners."""
     r = min(6, abs(end - start) / 2, abs(lane - x), abs(to - lane))
     if r < 0.5:
         return f"L{to:.1f} {end:.1f}"
-    down, out, on = (1 if end > start else -1), (1 if lane > x else -1), (1 if to > lane else -1)
+    down = 1 if end > start else -1
+    out, on = (1 if lane > x else -1), (1 if to > lane else -1)
     into = f"H{lane - out * r:.1f}Q{lane:.1f} {start:.1f} {lane:.1f} {start + down * r:.1f}"
-    return into + f"V{end - down * r:.1f}Q{lane:.1f} {end:.1f} {lane + on * r:.1f} {end:.1f}H{to:.1f}"
+    away = f"Q{lane:.1f} {end:.1f} {lane + on * r:.1f} {end:.1f}H{to:.1f}"
+    return f"{into}V{end - down * r:.1f}{away}"
 
 
 def left_edge(column: int) -> float:
@@ -258,16 +276,19 @@ def left_edge(column: int) -> float:
 
 
 class Layout:
-    """Where everything goes: the woven tree, sizes and places of its items, the lanes of each gutter."""
+    """Where everything goes: sizes and places of the tree's items, each gutter's lanes."""
 
     def __init__(self, tree: Tree):
         self.weave = Weave(tree)
         arrange(self.weave)
         self.tall = heights(self.weave, tree)
-        self.y = {item: TOP + place for item, place in settle_all(self.weave, self.tall).items()}
-        self.lanes = [lanes(self.weave, self.y, column) for column in range(len(self.weave.columns))]
+        places = settle_all(self.weave, self.tall)
+        self.y = {item: TOP + place for item, place in places.items()}
+        columns = range(len(self.weave.columns))
+        self.lanes = [lanes(self.weave, self.y, column) for column in columns]
         self.bottom = max(self.y[item] + self.tall[item] / 2 for item in self.y) + 14
-        self.width = max(left_edge(len(self.lanes)) - GUTTER + 12 + EDGE, 348)  # the legend needs 348
+        # the legend needs 348
+        self.width = max(left_edge(len(self.lanes)) - GUTTER + 12 + EDGE, 348)
 
 
 def draw_line(layout: Layout, route: list[Item]) -> str:
@@ -275,7 +296,8 @@ def draw_line(layout: Layout, route: list[Item]) -> str:
     (first, second), y, tall = route[:2], layout.y, layout.tall
     x = left_edge(first[1])
     if first[1] == second[1] and adjacent(layout.weave, first, second):
-        return f"M{x + CARD / 2:.1f} {y[first] + tall[first] / 2:.1f}V{y[second] - tall[second] / 2:.1f}"
+        top, bottom = y[first] + tall[first] / 2, y[second] - tall[second] / 2
+        return f"M{x + CARD / 2:.1f} {top:.1f}V{bottom:.1f}"
     if first[1] == second[1]:
         start, end = y[first] + tall[first] / 2 - 6, y[second] - min(6, tall[second] / 4)
         lane = x - GUTTER + layout.lanes[first[1]][first, True]
@@ -287,12 +309,14 @@ def draw_line(layout: Layout, route: list[Item]) -> str:
         path += "" if right == route[-1] else f"H{to + CARD:.1f}"
     return path
 
-# %% ../../nbs/workshop/map.ipynb #a59eff7b
-COLOURS = ["#3d85c6", "#d97a1f", "#2f9e77", "#c04f94", "#8b70d6", "#a38a2a"]  # as in the figures
+# %% ../../nbs/workshop/map.ipynb #945777eb
+# as in the figures
+COLOURS = ["#3d85c6", "#d97a1f", "#2f9e77", "#c04f94", "#8b70d6", "#a38a2a"]
 ROMAN = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X"]
 STYLE = """
 .techmap { color: inherit; font-size-adjust: .51;
-  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif }
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial,
+    sans-serif }
 :root.techmap { color: #59616a }
 @media (prefers-color-scheme: dark) { :root.techmap { color: #b3bac2 } }
 .techmap text { fill: currentColor; font-size: 11.5px; text-anchor: middle }
@@ -308,7 +332,8 @@ STYLE = """
 .techmap .planned .card { stroke-dasharray: 2 3; stroke-opacity: .8 }
 .techmap .planned text { opacity: .8 }
 .techmap .badge { fill: var(--era) }
-.techmap .sign { fill: none; stroke: #fff; stroke-width: 1.4; stroke-linecap: round; stroke-linejoin: round }
+.techmap .sign { fill: none; stroke: #fff; stroke-width: 1.4;
+  stroke-linecap: round; stroke-linejoin: round }
 .techmap a { cursor: pointer; text-decoration: none; outline: none }
 .techmap a:hover .card, .techmap a:focus-visible .card { fill-opacity: .38; stroke-width: 2.6 }
 .techmap .node, .techmap .lines path { transition: opacity .12s }
@@ -319,11 +344,14 @@ STYLE = """
 .techmap .here .card { stroke-width: 2.6; stroke-dasharray: none; stroke-opacity: 1 }
 """
 
-# %% ../../nbs/workshop/map.ipynb #993cadd3
+# %% ../../nbs/workshop/map.ipynb #1eae207f
 SCRIPT = """
 (() => {
   const map = document.currentScript.closest("svg"), nodes = {}
-  const of = event => { const node = event.target.closest(".node"); return map.contains(node) ? node : null }
+  const of = event => {
+    const node = event.target.closest(".node")
+    return map.contains(node) ? node : null
+  }
   let armed = null, touch = false
   map.querySelectorAll(".node").forEach(node => { nodes[node.dataset.id] = node })
   const up = (id, found) => {
@@ -334,7 +362,8 @@ SCRIPT = """
   }
   const light = node => {
     const id = node ? node.dataset.id : "", before = node ? up(id, new Set([id])) : new Set()
-    const after = new Set(Object.keys(nodes).filter(other => other === id || up(other, new Set()).has(id)))
+    const after = new Set(Object.keys(nodes).filter(other =>
+      other === id || up(other, new Set()).has(id)))
     const near = (a, b) => [before, after].some(set => set.has(a) ? set.has(b) : false)
     map.classList.toggle("lit", node !== null)
     Object.keys(nodes).forEach(other => {
@@ -346,8 +375,9 @@ SCRIPT = """
     })
   }
   map.addEventListener("pointerdown", event => { touch = event.pointerType === "touch" })
-  map.addEventListener("pointerover", event => { if (event.pointerType === "mouse") light(of(event)) })
-  map.addEventListener("pointerleave", event => { if (event.pointerType === "mouse") light(null) })
+  const mouse = event => event.pointerType === "mouse"
+  map.addEventListener("pointerover", event => { if (mouse(event)) light(of(event)) })
+  map.addEventListener("pointerleave", event => { if (mouse(event)) light(null) })
   document.addEventListener("focusin", event => { if (!touch) light(of(event)) })
   document.addEventListener("focusout", () => { if (!touch) light(null) })
   map.addEventListener("click", event => {
@@ -357,7 +387,7 @@ SCRIPT = """
 })()
 """
 
-# %% ../../nbs/workshop/map.ipynb #9aea644e
+# %% ../../nbs/workshop/map.ipynb #dc751f60
 SIGNS = {"unlocked": "M-3 .3L-.9 2.4L3 -2.2",
          "locked": "M-2.6 -.4H2.6V2.8H-2.6ZM-1.6 -.4V-1.6A1.6 1.6 0 0 1 1.6 -1.6V-.4"}
 
@@ -365,7 +395,8 @@ SIGNS = {"unlocked": "M-3 .3L-.9 2.4L3 -2.2",
 def draw_card(x: float, y: float, tall: float, lines: list[str], state: str) -> str:
     """A card with its text and the sign of its state; (x, y) is the middle of its left side."""
     first = y + 4 - (len(lines) - 1) / 2 * LEAD
-    card = f'<rect class="card" x="{x:g}" y="{y - tall / 2:.1f}" width="{CARD}" height="{tall:g}" rx="6"/>'
+    card = (f'<rect class="card" x="{x:g}" y="{y - tall / 2:.1f}" '
+            f'width="{CARD}" height="{tall:g}" rx="6"/>')
     for row, line in enumerate(lines):
         card += f'<text x="{x + CARD / 2:g}" y="{first + row * LEAD:.1f}">{escape(line)}</text>'
     if state in SIGNS:
@@ -375,7 +406,7 @@ def draw_card(x: float, y: float, tall: float, lines: list[str], state: str) -> 
 
 
 def draw_node(tree: Tree, tech: Tech, state: str, card: str, base: str) -> str:
-    """A card that is a link if there is a chapter to go to, with what a screen reader and a tooltip say."""
+    """A card, linked to its chapter if there is one, and the words for screen readers."""
     needs = ", ".join(tree.techs[id].title for id in tech.requires) or "nothing"
     label = escape(f"{tech.title}, {state}: {tech.about.rstrip('.')}. Needs {needs}.")
     common = (f'class="node {state}" id="n-{tech.id}" aria-label="{label}" data-id="{tech.id}" '
@@ -385,9 +416,11 @@ def draw_node(tree: Tree, tech: Tech, state: str, card: str, base: str) -> str:
         return f'<g role="img" {common}>{inside}</g>'
     return f'<a href="{base}{tech.era}/{tech.notebook.stem}.html" {common}>{inside}</a>'
 
-# %% ../../nbs/workshop/map.ipynb #37a52a46
-def draw_era(tree: Tree, era: str, column: int, nodes: list[str], states: dict[str, str]) -> str:
-    """One era: its title, how much of it is unlocked, and its technologies in the order of the book."""
+# %% ../../nbs/workshop/map.ipynb #f038a52c
+def draw_era(
+    tree: Tree, era: str, column: int, nodes: list[str], states: dict[str, str]
+) -> str:
+    """One era: its title, how much of it is unlocked, its technologies in book order."""
     title, x = escape(f"{ROMAN[column]}. {tree.eras[era]}"), left_edge(column) + CARD / 2
     mine = [states[tech.id] for tech in tree.techs.values() if tech.era == era]
     begun = len(mine) > mine.count("planned")
@@ -404,38 +437,47 @@ def colour(column: int) -> str:
 
 def draw_legend(states: dict[str, str], x: float, y: float) -> str:
     """What the three kinds of card mean, and how many there are of each."""
-    cards = [f'<g class="{state}">{draw_card(x + 112 * place, y, 24, [f"{count} {state}"], state)}</g>'
-             for place, (state, count) in enumerate(tally(states).items())]
-    return f'<g aria-hidden="true" style="--era:#78808a">{"".join(cards)}</g>'
+    cards = ""
+    for place, (state, count) in enumerate(tally(states).items()):
+        card = draw_card(x + 112 * place, y, 24, [f"{count} {state}"], state)
+        cards += f'<g class="{state}">{card}</g>'
+    return f'<g aria-hidden="true" style="--era:#78808a">{cards}</g>'
 
 
 def tally(states: dict[str, str]) -> dict[str, int]:
     """How many technologies are in each state."""
-    return {state: list(states.values()).count(state) for state in ("unlocked", "locked", "planned")}
+    found = list(states.values())
+    return {state: found.count(state) for state in ("unlocked", "locked", "planned")}
 
-# %% ../../nbs/workshop/map.ipynb #12423299
+# %% ../../nbs/workshop/map.ipynb #7c64c21f
 def draw_lines(layout: Layout, states: dict[str, str]) -> list[str]:
     """All lines in two groups: those between unlocked technologies are drawn stronger."""
     groups = {"lines": "", "lines done": ""}
     for (a, b), route in layout.weave.routes.items():
         kind = "lines done" if states[a] == states[b] == "unlocked" else "lines"
-        groups[kind] += (f'\n<path data-from="{a}" data-to="{b}" d="{draw_line(layout, route)}" '
-                         f'style="--era:{colour(layout.weave.column[a])}"/>')
-    return [f'<g class="{kind}" aria-hidden="true">{paths}</g>' for kind, paths in groups.items()]
+        groups[kind] += (
+            f'\n<path data-from="{a}" data-to="{b}" d="{draw_line(layout, route)}" '
+            f'style="--era:{colour(layout.weave.column[a])}"/>'
+        )
+    return [
+        f'<g class="{kind}" aria-hidden="true">{paths}</g>' for kind, paths in groups.items()
+    ]
 
 
 def draw_bands(layout: Layout) -> str:
     """The faint ground of each era."""
     size = f'width="{CARD + 21}" height="{layout.bottom - 1:.1f}" rx="10"'
-    bands = [f'<rect class="band" style="--era:{colour(column)}" x="{left_edge(column) - 12}" y="1" {size}/>'
-             for column in range(len(layout.lanes))]
-    return f'<g aria-hidden="true">{"".join(bands)}</g>'
+    bands = ""
+    for column in range(len(layout.lanes)):
+        place = f'style="--era:{colour(column)}" x="{left_edge(column) - 12}" y="1"'
+        bands += f'<rect class="band" {place} {size}/>'
+    return f'<g aria-hidden="true">{bands}</g>'
 
-# %% ../../nbs/workshop/map.ipynb #6fab55e4
+# %% ../../nbs/workshop/map.ipynb #bfc6d6b9
 def draw_map(tree: Tree, states: dict[str, str], base: str = "") -> str:
     """The tech tree as SVG.
 
-    states: "unlocked", "locked" or "planned" for each id. base: the way to the root of the book, as "../".
+    states: "unlocked", "locked" or "planned" for each id. base: the way to the book, as "../".
     """
     layout, eras = Layout(tree), {}
     for tech in reading_order(tree):
@@ -443,19 +485,23 @@ def draw_map(tree: Tree, states: dict[str, str], base: str = "") -> str:
         place = left_edge(item[1]), layout.y[item], layout.tall[item]
         card = draw_card(*place, wrap(tech.title), states[tech.id])
         eras.setdefault(tech.era, []).append(draw_node(tree, tech, states[tech.id], card, base))
-    label = "The tech tree: " + ", ".join(f"{count} {state}" for state, count in tally(states).items())
+    counts = ", ".join(f"{count} {state}" for state, count in tally(states).items())
     size = f"{layout.width:g}", f"{layout.bottom + 46:.0f}"
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="techmap" role="group" aria-label="{label}" '
+        '<svg xmlns="http://www.w3.org/2000/svg" class="techmap" role="group" '
+        f'aria-label="The tech tree: {counts}" '
         f'viewBox="0 0 {" ".join(size)}" width="{size[0]}" height="{size[1]}">',
-        f"<style>{STYLE}</style>", draw_bands(layout), *draw_lines(layout, states),
-        *(draw_era(tree, era, column, nodes, states) for column, (era, nodes) in enumerate(eras.items())),
+        f"<style>{STYLE}</style>",
+        draw_bands(layout), *draw_lines(layout, states),
+        *(draw_era(tree, era, column, nodes, states)
+          for column, (era, nodes) in enumerate(eras.items())),
         draw_legend(states, layout.width - 334, layout.bottom + 24),
-        f"<script>{SCRIPT}</script>", "</svg>", ""])
+        f"<script>{SCRIPT}</script>", "</svg>", "",
+    ])
 
-# %% ../../nbs/workshop/map.ipynb #068d6bec
+# %% ../../nbs/workshop/map.ipynb #b0c0ad7e
 def tree_list(tree: Tree, base: str = "") -> str:
-    """The tree as a nested Markdown list: eras, technologies, what each needs. Written chapters are links."""
+    """The tree as a nested Markdown list: eras, technologies (chapters are links), needs."""
     lines, era = [], None
     for tech in reading_order(tree):
         if tech.era != era:
@@ -497,16 +543,23 @@ def terminal_tree(tree: Tree, states: dict[str, str]):
         if mine:
             count = (f"  {unlocked} of {len(mine)}", "dim")
             parts += [Text.assemble((f"{number}. {title}", "bold"), count), grid, Text()]
-    legend = Text("  ").join(symbol(state, f"{count} {state}") for state, count in tally(states).items())
+    legend = Text("  ").join(
+        symbol(state, f"{count} {state}") for state, count in tally(states).items()
+    )
     return Group(*parts, legend, Text("scratchlm tree ID shows one of them.", "dim"))
 
-# %% ../../nbs/workshop/map.ipynb #d62cbede
-RULES = {"description": "says what it does and how", "prerequisites": "rests on unlocked technologies only",
-         "implementation": "exports its own implementation", "tests": "its tests pass"}
+# %% ../../nbs/workshop/map.ipynb #e9db3856
+RULES = {
+    "description": "says what it does and how",
+    "prerequisites": "rests on unlocked technologies only",
+    "implementation": "exports its own implementation", "tests": "its tests pass",
+}
 
 
-def checklist(tree: Tree, states: dict, id: str, problems: dict | None = None) -> dict[str, list[str]]:
-    """For each of the four rules what keeps it from being met; an empty list where it is met."""
+def checklist(
+    tree: Tree, states: dict, id: str, problems: dict | None = None
+) -> dict[str, list[str]]:
+    """For each of the four rules what keeps it from being met; [] where it is met."""
     tech = tree.techs[id]
     if tech.notebook is None:
         return {rule: ["not written yet"] for rule in RULES}
@@ -530,16 +583,19 @@ def by_state(ids: list[str], states: dict[str, str]):
     lines = [symbol(state, names) for state, names in groups.items() if names]
     return Text("\n").join(lines or [Text("nothing", "dim")])
 
-# %% ../../nbs/workshop/map.ipynb #3fced349
+# %% ../../nbs/workshop/map.ipynb #669d74ed
 def neighbours(tree: Tree, states: dict[str, str], id: str) -> list[tuple]:
-    """What lies before and behind a technology, and what it grants: rows of a title and a Rich text."""
+    """What lies before and behind a technology, what it grants: rows of a title and a text."""
     from rich.text import Text
 
     near = {*tree.techs[id].requires, *tree.leads_to(id)}
     order = [tech.id for tech in reading_order(tree)]
     groups = {"needs": tree.techs[id].requires, "and before": tree.ancestors(id) - near,
               "leads to": tree.leads_to(id), "and beyond": tree.descendants(id) - near}
-    rows = [(title, by_state([id for id in order if id in ids], states)) for title, ids in groups.items()]
+    rows = [
+        (title, by_state([id for id in order if id in ids], states))
+        for title, ids in groups.items()
+    ]
     grants = [f"{feature}, earned by {test}" for feature, test in tree.techs[id].grants.items()]
     return [*rows, ("grants", Text("\n".join(grants)) if grants else Text("nothing", "dim"))]
 
@@ -556,9 +612,12 @@ def terminal_node(tree: Tree, states: dict[str, str], id: str, problems: dict | 
     tech, rules, rows = tree.techs[id], Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for rule, wrong in checklist(tree, states, id, problems).items():
         mark = "unlocked" if not wrong else "planned" if tech.notebook is None else "locked"
-        rules.add_row(symbol(mark, RULES[rule]), Text("" if tech.notebook is None else "\n".join(wrong)))
+        rules.add_row(
+            symbol(mark, RULES[rule]), Text("" if tech.notebook is None else "\n".join(wrong))
+        )
     for title, text in neighbours(tree, states, id):
         rows.add_row(Text(title, "dim"), text)
-    where = ", ".join([tree.eras[tech.era], *([str(tech.year)] if tech.year else []), states[id]])
+    year = [str(tech.year)] if tech.year else []
+    where = ", ".join([tree.eras[tech.era], *year, states[id]])
     head = Text.assemble((tech.title, "bold"), (f"  {where}", "dim"))
     return Group(head, Text(tech.about), Text(), rules, Text(), rows)

@@ -26,7 +26,7 @@ import yaml
 
 from .tree import directives, find_root, read_notebook
 
-# %% ../../nbs/workshop/process.ipynb #bb4c614c
+# %% ../../nbs/workshop/process.ipynb #6c1a2159
 class BookError(Exception):
     """The book cannot be built or served. The message has one line for each problem."""
 
@@ -40,7 +40,8 @@ class Page:
     appendix: bool = False
     number: str = ""  # 4, or B in the appendix, or nothing
     blocks: list = field(default_factory=list)  # Pandoc's tree
-    files: dict = field(default_factory=dict)  # the files that it shows or links to -> hash of their content
+    # the files that it shows or links to -> hash of their content
+    files: dict = field(default_factory=dict)
     body: str = ""  # the HTML that Pandoc makes of the tree
     scan: dict = field(default_factory=dict)  # what that HTML holds: ids, links, headings, text
 
@@ -57,31 +58,34 @@ class Page:
         """The reverse: what the address `url` on this page means, without its anchor."""
         return normpath(f"{dirname(self.path)}/{unquote(urlsplit(url).path)}".lstrip("/"))
 
-# %% ../../nbs/workshop/process.ipynb #48c35b55
+# %% ../../nbs/workshop/process.ipynb #67d0e62d
 def pages_of(entries: list | None, part: str = "", appendix: bool = False) -> Iterator[Page]:
-    """The pages of a chapter list in _quarto.yml, those of its parts included, in reading order."""
+    """The pages of a chapter list in _quarto.yml, those of its parts too, in reading order."""
     for entry in entries or []:
         if isinstance(entry, str):
             yield Page(entry, part, appendix)
         else:
             yield from pages_of(entry["chapters"], entry.get("part", part), appendix)
 
-# %% ../../nbs/workshop/process.ipynb #ea5ea546
+# %% ../../nbs/workshop/process.ipynb #421b9051
 def place(page: Page, cell: str) -> str:
     """Where something is, for a message."""
     return f"nbs/{page.path}" + (f", cell {cell}" if cell else "")
 
 
 class Book:
-    """The book in the folder `root`: its settings, its pages, its labels, and what is wrong with it."""
+    """The book in the folder `root`: its settings, pages, labels, and what is wrong with it."""
 
     def __init__(self, root: Path | str | None = None):
         self.root = Path(root).resolve() if root else find_root()
         self.nbs, self.proc = self.root / "nbs", self.root / "_proc"
         try:
-            self.config = yaml.safe_load((self.root / "_quarto.yml").read_text(encoding="utf-8"))
+            text = (self.root / "_quarto.yml").read_text(encoding="utf-8")
+            self.config = yaml.safe_load(text)
         except (OSError, yaml.YAMLError) as error:
-            raise BookError(f"{self.root / '_quarto.yml'}: {' '.join(str(error).split())}") from None
+            raise BookError(
+                f"{self.root / '_quarto.yml'}: {' '.join(str(error).split())}"
+            ) from None
         self.meta = self.config["book"]
         self.out = self.root / self.config["project"].get("output-dir", "_book")
         self.pages = list(pages_of(self.meta.get("chapters")))
@@ -99,14 +103,14 @@ class Book:
         if self.problems:
             raise BookError("\n".join(dict.fromkeys(self.problems)))
 
-# %% ../../nbs/workshop/process.ipynb #12ab4856
+# %% ../../nbs/workshop/process.ipynb #93c21658
 def is_exported(source: str) -> bool:
     """Whether a cell enters the library."""
     return bool(directives(source) & {"export", "exports", "exporti"})
 
 
 def defined_names(source: str) -> list[str]:
-    """The functions, classes and public methods that a cell defines, as in ["Tensor", "Tensor.backward"]."""
+    """The functions, classes and public methods a cell defines, as in ["Tensor.backward"]."""
     kinds, names = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef), []
     try:
         tree = ast.parse(source)
@@ -115,16 +119,18 @@ def defined_names(source: str) -> list[str]:
     for node in [node for node in tree.body if isinstance(node, kinds)]:
         names.append(node.name)
         if isinstance(node, ast.ClassDef):
-            names += [f"{node.name}.{m.name}" for m in node.body if isinstance(m, kinds) and m.name[0] != "_"]
+            methods = [m.name for m in node.body if isinstance(m, kinds) and m.name[0] != "_"]
+            names += [f"{node.name}.{name}" for name in methods]
     return names
 
 
 def exported_names(notebook: dict) -> list[str]:
     """All names that a notebook exports, each once."""
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return list(dict.fromkeys(name for cell in cells if is_exported(cell) for name in defined_names(cell)))
+    names = (name for cell in cells if is_exported(cell) for name in defined_names(cell))
+    return list(dict.fromkeys(names))
 
-# %% ../../nbs/workshop/process.ipynb #66e70231
+# %% ../../nbs/workshop/process.ipynb #a0d7c517
 def name_tables(pages: list[Page], exported: dict[str, list[str]]) -> dict[str, dict[str, str]]:
     """For each page, which page a name leads to. `exported` lists the names of each page."""
     tables, known = {}, {}
@@ -137,12 +143,13 @@ def name_tables(pages: list[Page], exported: dict[str, list[str]]) -> dict[str, 
     return tables
 
 
-VERBATIM = re.compile(r"^(```+|~~~+).*?^\1[`~]*\s*$|^#.*?$", re.M | re.S)  # a block of code, or a heading
+# a block of code, or a heading
+VERBATIM = re.compile(r"^(```+|~~~+).*?^\1[`~]*\s*$|^#.*?$", re.M | re.S)
 NAME = re.compile(r"(?<![`\[\\])`([A-Za-z_][\w.]{2,}?)(\(\))?`(?![`\]{])")
 
 
 def link_names(text: str, page: Page, table: dict[str, str]) -> str:
-    """Markdown in which the names of `table`, in backticks, are links to where they are defined."""
+    """Markdown in which the names of `table`, in backticks, link to where they are defined."""
 
     def link(match: re.Match) -> str:
         name = re.sub(r"^scratchlm(\.\w+){2}\.", "", match[1])
@@ -157,7 +164,7 @@ def link_names(text: str, page: Page, table: dict[str, str]) -> str:
         end = block.end()
     return "".join(pieces) + NAME.sub(link, text[end:])
 
-# %% ../../nbs/workshop/process.ipynb #3e93eb46
+# %% ../../nbs/workshop/process.ipynb #f4b87e4f
 def strip_front_matter(text: str) -> str:
     """Front matter without the tree's entries: what is left, if anything, is Quarto's."""
     match = re.fullmatch(r"\s*---\n(.*?)\n---\s*", text, re.S)
@@ -182,12 +189,12 @@ def set_lead(text: str) -> str:
 
 
 def export_mark(names: list[str], module: str) -> str:
-    """What precedes an exported cell: anchors, and the name of the module if the cell is shown."""
+    """What precedes an exported cell: anchors, and the module's name if the cell is shown."""
     anchors = "".join(f"[]{{#{name} .anchor}}" for name in names)
     shown = f"[{module}]{{.module}}" if module else ""
     return f"::: {{.exports{'' if module else ' .bare'}}}\n{anchors}{shown}\n:::"
 
-# %% ../../nbs/workshop/process.ipynb #e755937b
+# %% ../../nbs/workshop/process.ipynb #9dfeaa4d
 def annotate(notebook: dict, page: Page, table: dict[str, str], library: str) -> dict:
     """The notebook with marks, anchors and links, as nbdev's processors should find it."""
     text = "\n".join(cell["source"] for cell in notebook["cells"])
@@ -204,14 +211,17 @@ def annotate(notebook: dict, page: Page, table: dict[str, str], library: str) ->
             seen |= set(names)
             shown = not directives(source) & {"export", "exporti", "hide"}
             mark = export_mark(names, f"{library}.{module[1]}" if shown and module else "")
-            cells.append({"cell_type": "markdown", "id": f"{cell['id']}-x", "metadata": {}, "source": mark})
+            cells.append({"cell_type": "markdown", "id": f"{cell['id']}-x",
+                          "metadata": {}, "source": mark})
         if source or kind == "code":
             cells.append(cell | {"source": source})
     return notebook | {"cells": cells}
 
-# %% ../../nbs/workshop/process.ipynb #5c637b35
-OURS = {"FrontmatterProc", "add_show_docs", "exec_show_docs", "insert_warning", "add_links", "add_fold",
-        "mv_exports"}
+# %% ../../nbs/workshop/process.ipynb #2f0937fd
+OURS = {
+    "FrontmatterProc", "add_show_docs", "exec_show_docs",
+    "insert_warning", "add_links", "add_fold", "mv_exports",
+}
 
 
 def processed(notebook: dict, page: Page, table: dict[str, str], library: str) -> str:
@@ -225,7 +235,7 @@ def processed(notebook: dict, page: Page, table: dict[str, str], library: str) -
     processor.process()
     return nb2str(processor.nb)
 
-# %% ../../nbs/workshop/process.ipynb #45bfc5c5
+# %% ../../nbs/workshop/process.ipynb #79619597
 class Cache:
     """Text by the hash of what it was made from, kept in a folder."""
 
@@ -259,37 +269,45 @@ def write(path: Path, content: bytes):
 
 
 def sources(folder: Path) -> list[Path]:
-    """The files under `folder`, without those whose name, or whose folder's, begins with . or _."""
+    """The files under `folder`, without those whose name, or folder's, begins with . or _."""
     found = []
     for top, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if name[0] not in "._")
         found += [Path(top) / name for name in sorted(names) if name[0] not in "._"]
     return found
 
-# %% ../../nbs/workshop/process.ipynb #f5d9cf31
+# %% ../../nbs/workshop/process.ipynb #01b60479
 def read_pages(book: Book) -> dict[str, dict]:
-    """The notebooks of the book by path. Raises BookError for pages that are listed and not there."""
+    """The notebooks of the book by path. BookError for listed pages that do not exist."""
     missing = [page.path for page in book.pages if not (book.nbs / page.path).is_file()]
     if missing:
-        raise BookError("\n".join(f"_quarto.yml: chapters: nbs/{path} does not exist" for path in missing))
-    return {path: read_notebook(book.nbs / path) for path in book.by_path if path.endswith(".ipynb")}
+        raise BookError(
+            "\n".join(f"_quarto.yml: chapters: nbs/{path} does not exist" for path in missing)
+        )
+    return {
+        path: read_notebook(book.nbs / path) for path in book.by_path if path.endswith(".ipynb")
+    }
 
 
 def process(root: Path | str | None = None) -> Path:
-    """Bring `_proc/` up to date and return it: the processed notebooks and all files that they may need."""
+    """Bring `_proc/` up to date: processed notebooks and what they may need. Returns it."""
     book = Book(root)
     settings = ConfigParser(interpolation=None)
     settings.read(book.root / "settings.ini")
     library = settings.get("DEFAULT", "lib_name", fallback="scratchlm")
     notebooks = read_pages(book)
-    tables = name_tables(book.pages, {path: exported_names(notebook) for path, notebook in notebooks.items()})
-    cache, code = Cache(book.proc / ".cache" / "process"), Path(__file__).read_text(encoding="utf-8")
+    names = {path: exported_names(notebook) for path, notebook in notebooks.items()}
+    tables = name_tables(book.pages, names)
+    cache = Cache(book.proc / ".cache" / "process")
+    code = Path(__file__).read_text(encoding="utf-8")
     made = {book.proc / "_quarto.yml": (book.root / "_quarto.yml").read_bytes()}
     for source in sources(book.nbs):
         path = source.relative_to(book.nbs).as_posix()
         if path in notebooks:
             parts = [json.dumps(notebooks[path]), json.dumps(tables[path])]
-            make = partial(processed, notebooks[path], book.by_path[path], tables[path], library)
+            make = partial(
+                processed, notebooks[path], book.by_path[path], tables[path], library
+            )
             made[book.proc / path] = cache(code, library, *parts, make=make).encode()
         elif source.suffix != ".ipynb":  # a notebook that is no page stays out
             made[book.proc / path] = source.read_bytes()

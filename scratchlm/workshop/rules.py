@@ -33,7 +33,7 @@ EXPORTED_TOOLS = {  # for code that enters the library
     "rich": "prints tables and progress",
 }
 
-# %% ../../nbs/workshop/rules.ipynb #94d3b7a0
+# %% ../../nbs/workshop/rules.ipynb #29481436
 @dataclass(frozen=True)
 class Cell:
     """A code cell: its id, its source without magics, and whether it is exported."""
@@ -49,14 +49,13 @@ def code_cells(notebook: dict) -> list[Cell]:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             source = re.sub(r"^(\s*)[%!].*", r"\1pass", cell["source"], flags=re.M)
-            cells.append(
-                Cell(cell["id"], source, bool(directives(source) & {"export", "exports", "exporti"}))
-            )
+            exported = bool(directives(source) & {"export", "exports", "exporti"})
+            cells.append(Cell(cell["id"], source, exported))
     return cells
 
-# %% ../../nbs/workshop/rules.ipynb #cc746269
+# %% ../../nbs/workshop/rules.ipynb #533044e8
 def bindings(tree: ast.AST, package: str) -> dict[str, str]:
-    """Local name -> dotted name, for all imports in `tree`; `package` resolves relative imports."""
+    """Local name -> dotted name, for all imports; `package` resolves relative ones."""
     bound = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -74,23 +73,27 @@ def origin(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module
     parts = package.split(".")
-    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
+    above = parts[: len(parts) - node.level + 1]
+    return ".".join([*above, *([node.module] if node.module else [])])
 
-# %% ../../nbs/workshop/rules.ipynb #ffae18ff
+# %% ../../nbs/workshop/rules.ipynb #2d89e5b8
 def dotted(node: ast.AST, bound: dict[str, str]) -> str | None:
-    """The dotted name that an attribute chain stands for, None if it does not start at a bound name."""
+    """The dotted name of an attribute chain, None if it does not start at a bound name."""
     if isinstance(node, ast.Name):
         return bound.get(node.id)
     if isinstance(node, ast.Attribute):
         base = dotted(node.value, bound)
         return base and f"{base}.{node.attr}"
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" and len(node.args) > 1:
-        base = dotted(node.args[0], bound)
-        return base and isinstance(node.args[1], ast.Constant) and f"{base}.{node.args[1].value}" or base
+    called = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+    if called == "getattr" and len(node.args) > 1:
+        base, name = dotted(node.args[0], bound), node.args[1]
+        return f"{base}.{name.value}" if base and isinstance(name, ast.Constant) else base
     return None
 
 
-IMPORTERS = {"__import__", "importlib.import_module", "importlib.__import__", "pytest.importorskip"}
+IMPORTERS = {
+    "__import__", "importlib.import_module", "importlib.__import__", "pytest.importorskip"
+}
 
 
 def dynamic_import(node: ast.AST, bound: dict[str, str]) -> str | None:
@@ -103,10 +106,10 @@ def dynamic_import(node: ast.AST, bound: dict[str, str]) -> str | None:
     argument = node.args[0] if node.args else None
     return argument.value if isinstance(argument, ast.Constant) else "?"
 
-# %% ../../nbs/workshop/rules.ipynb #9cdd59d3
+# %% ../../nbs/workshop/rules.ipynb #91cb3bf3
 @dataclass(frozen=True)
 class Use:
-    """A dotted name from outside, the line where it is used, and whether that is an import statement."""
+    """A dotted name from outside, the line of its use, and whether that is an import."""
 
     name: str
     line: int
@@ -118,7 +121,8 @@ def uses(tree: ast.AST, bound: dict[str, str], package: str) -> Iterator[Use]:
     if isinstance(tree, ast.Import):
         yield from (Use(alias.name, tree.lineno, True) for alias in tree.names)
     elif isinstance(tree, ast.ImportFrom):
-        yield from (Use(f"{origin(tree, package)}.{alias.name}", tree.lineno, True) for alias in tree.names)
+        module = origin(tree, package)
+        yield from (Use(f"{module}.{alias.name}", tree.lineno, True) for alias in tree.names)
     elif module := dynamic_import(tree, bound):
         yield Use(module, tree.lineno)
     elif name := dotted(tree, bound):
@@ -127,24 +131,26 @@ def uses(tree: ast.AST, bound: dict[str, str], package: str) -> Iterator[Use]:
     for child in ast.iter_child_nodes(tree):
         yield from uses(child, bound, package)
 
-# %% ../../nbs/workshop/rules.ipynb #6e4f160e
+# %% ../../nbs/workshop/rules.ipynb #4b1c8abe
 def within(name: str, feature: str) -> bool:
     """Whether `name` is `feature` or something below it."""
     return name == feature or name.startswith(feature + ".")
 
 
 def granters(tree: Tree, name: str) -> tuple[str | None, set[str]]:
-    """The most specific feature granted anywhere that covers `name`, and the chapters that grant it."""
-    features = {feature for tech in tree.techs.values() for feature in tech.grants if within(name, feature)}
+    """The most specific feature granted that covers `name`, and the chapters that grant it."""
+    granted = {feature for tech in tree.techs.values() for feature in tech.grants}
+    features = [feature for feature in granted if within(name, feature)]
     feature = max(features, key=len, default=None)
     return feature, {tech.id for tech in tree.techs.values() if feature in tech.grants}
 
-# %% ../../nbs/workshop/rules.ipynb #820b2ac9
+# %% ../../nbs/workshop/rules.ipynb #456d9679
 def objection(tree: Tree, tech: Tech, use: Use, exported: bool) -> str | None:
     """Why `tech` may not use this, or None if it may."""
     top = use.name.split(".")[0]
     if use.name == "?":
-        return "imports a module whose name is not a constant; write the name out, so that it can be checked"
+        return ("imports a module whose name is not a constant; "
+                "write the name out, so that it can be checked")
     if top in sys.stdlib_module_names or any(
         within(use.name, t) for t in (EXPORTED_TOOLS if exported else TOOLS)
     ):
@@ -159,23 +165,25 @@ def objection(tree: Tree, tech: Tech, use: Use, exported: bool) -> str | None:
     if use.is_import and on_the_way:
         return None
     if feature:
-        return f"uses {use.name}, which only {' or '.join(sorted(by))} grants, and that is no ancestor"
+        grants = " or ".join(sorted(by))
+        return f"uses {use.name}, which only {grants} grants, and that is no ancestor"
     return f"uses {use.name}, which no ancestor grants{suggest(use.name, on_the_way)}"
 
 
 def chapter_objection(tree: Tree, permitted: set[str], use: Use) -> str | None:
     """Why this part of our own library may not be used, or None if it may."""
-    chapter = next((tech for tech in tree.techs.values() if within(use.name, tech.module)), None)
+    chapters = (tech for tech in tree.techs.values() if within(use.name, tech.module))
+    chapter = next(chapters, None)
     if chapter and chapter.id in permitted:
         return None
     if chapter:
-        return f"uses {use.name}, but {chapter.id!r} is not among its ancestors: require it, or do without"
-    on_the_way = any(within(tree.techs[id].module, use.name) for id in permitted)
-    return (
-        None if use.is_import and on_the_way else f"uses {use.name}, which is no chapter among its ancestors"
-    )
+        return (f"uses {use.name}, but {chapter.id!r} is not among its ancestors: "
+                "require it, or do without")
+    if use.is_import and any(within(tree.techs[id].module, use.name) for id in permitted):
+        return None
+    return f"uses {use.name}, which is no chapter among its ancestors"
 
-# %% ../../nbs/workshop/rules.ipynb #ef48eaa8
+# %% ../../nbs/workshop/rules.ipynb #e5a483f3
 def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
     """One line for every use that the chapter is not entitled to."""
     package, problems, parsed = tech.module.rpartition(".")[0], [], []
@@ -183,45 +191,49 @@ def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
         try:
             parsed.append((cell, ast.parse(cell.source)))
         except SyntaxError as error:
-            problems.append(
-                f"{tech.notebook}: cell {cell.id}, line {error.lineno}: not valid Python: {error.msg}"
-            )
+            where = f"{tech.notebook}: cell {cell.id}, line {error.lineno}"
+            problems.append(f"{where}: not valid Python: {error.msg}")
     bound = {name: full for _, code in parsed for name, full in bindings(code, package).items()}
     for cell, code in parsed:
         kind = "exported" if cell.exported else "test"
         for use in dict.fromkeys(uses(code, bound, package)):
             if why := objection(tree, tech, use, cell.exported):
-                problems.append(f"{tech.notebook}: {kind} cell {cell.id}, line {use.line}: {why}")
+                problems.append(
+                    f"{tech.notebook}: {kind} cell {cell.id}, line {use.line}: {why}"
+                )
     return problems
 
-# %% ../../nbs/workshop/rules.ipynb #bddd65cd
+# %% ../../nbs/workshop/rules.ipynb #8173cf8d
 MIN_WORDS = 300  # of prose; below that, nothing has been explained
 
 
 def check_description(tech: Tech, notebook: dict) -> list[str]:
     """Rule 1: the notebook says what it does and how it does it."""
-    prose = "\n".join(cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    prose = "\n".join(
+        cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"
+    )
     words = len(re.sub(r"```.*?```|\$\$.*?\$\$", "", prose, flags=re.S).split())
     problems = []
     if words < MIN_WORDS:
-        problems.append(
-            f"{tech.notebook}: description: {words} words of prose, at least {MIN_WORDS} are needed"
-        )
+        problems.append(f"{tech.notebook}: description: {words} words of prose, "
+                        f"at least {MIN_WORDS} are needed")
     if not re.search(r"^## ", prose, flags=re.M):
         problems.append(f"{tech.notebook}: description: has no section ('## …')")
     return problems
 
 
 def check_implementation(tech: Tech, notebook: dict) -> list[str]:
-    """Rule 3: the chapter exports an implementation of its own, to the module that bears its name."""
+    """Rule 3: the chapter exports an implementation of its own, to the module of its name."""
     target = tech.module.removeprefix("scratchlm.")
     cells = code_cells(notebook)
     problems = []
-    if not any(
-        re.search(rf"^#\|\s*default_exp {re.escape(target)}$", cell.source, flags=re.M) for cell in cells
-    ):
-        problems.append(f"{tech.notebook}: implementation: must export to '#| default_exp {target}'")
-    if not any(cell.exported and re.search(r"^(def|class) ", cell.source, flags=re.M) for cell in cells):
+    directive = rf"^#\|\s*default_exp {re.escape(target)}$"
+    if not any(re.search(directive, cell.source, flags=re.M) for cell in cells):
+        problems.append(
+            f"{tech.notebook}: implementation: must export to '#| default_exp {target}'"
+        )
+    exported = [cell.source for cell in cells if cell.exported]
+    if not any(re.search(r"^(def|class) ", source, flags=re.M) for source in exported):
         problems.append(f"{tech.notebook}: implementation: exports no function and no class")
     return problems
 
@@ -266,19 +278,22 @@ def find_tests(notebook: dict) -> dict[str, tuple[str, bool, bool]]:
                     helpers.add(node.name)
     return found
 
-# %% ../../nbs/workshop/rules.ipynb #09761939
+# %% ../../nbs/workshop/rules.ipynb #5f83f1a5
 def check_tests(tech: Tech, notebook: dict, root: Path) -> list[str]:
-    """Rule 4, as far as reading goes: there are tests that can fail and are called, one for every grant."""
+    """Rule 4, as reading shows: tests that can fail and are called, one for every grant."""
     tests, problems = find_tests(notebook), []
     if not tests:
-        problems.append(
-            f"{tech.notebook}: tests: has none; define 'def test_…():' and call it in the same cell"
-        )
+        problems.append(f"{tech.notebook}: tests: has none; define 'def test_…():' "
+                        "and call it in the same cell")
     for name, (cell, fails, called) in tests.items():
         if not fails:
-            problems.append(f"{tech.notebook}: cell {cell}: {name} asserts nothing, so it cannot fail")
+            problems.append(
+                f"{tech.notebook}: cell {cell}: {name} asserts nothing, so it cannot fail"
+            )
         if not called:
-            problems.append(f"{tech.notebook}: cell {cell}: {name} is defined, but its cell never calls it")
+            problems.append(
+                f"{tech.notebook}: cell {cell}: {name} is defined, but its cell never calls it"
+            )
     for feature, test in tech.grants.items():
         path, _, name = str(test).partition("::")
         if path.endswith(".py"):
@@ -286,17 +301,14 @@ def check_tests(tech: Tech, notebook: dict, root: Path) -> list[str]:
             if not file.is_file() or (
                 name and not re.search(rf"^def {name}\(", file.read_text("utf-8"), flags=re.M)
             ):
-                problems.append(
-                    f"{tech.notebook}: grants: {feature} is to be earned by {test}, which does not exist"
-                )
+                problems.append(f"{tech.notebook}: grants: {feature} is to be earned "
+                                f"by {test}, which does not exist")
         elif test not in tests:
-            problems.append(
-                f"{tech.notebook}: grants: {feature} is to be earned by {test!r}, which is no test here"
-                + suggest(str(test), tests)
-            )
+            problems.append(f"{tech.notebook}: grants: {feature} is to be earned "
+                            f"by {test!r}, which is no test here{suggest(str(test), tests)}")
     return problems
 
-# %% ../../nbs/workshop/rules.ipynb #e2d3d3f3
+# %% ../../nbs/workshop/rules.ipynb #54fbf19c
 def check_paper(tech: Tech, root: Path) -> list[str]:
     """The paper of the front matter has an entry in the bibliography."""
     bibliography = root / "nbs" / "references.bib"
@@ -307,7 +319,8 @@ def check_paper(tech: Tech, root: Path) -> list[str]:
     )
     if tech.paper is None or tech.paper in keys:
         return []
-    return [f"{tech.notebook}: paper: {tech.paper!r} is not in nbs/references.bib{suggest(tech.paper, keys)}"]
+    hint = suggest(tech.paper, keys)
+    return [f"{tech.notebook}: paper: {tech.paper!r} is not in nbs/references.bib{hint}"]
 
 
 RULES = ("description", "prerequisites", "implementation", "tests")
@@ -322,7 +335,10 @@ def check_tech(tree: Tree, tech: Tech) -> dict[str, list[str]]:
         "implementation": check_implementation(tech, notebook),
         "tests": check_tests(tech, notebook, tree.root),
     }
-    return {rule: [line.replace(f"{tree.root}/", "") for line in lines] for rule, lines in problems.items()}
+    return {
+        rule: [line.replace(f"{tree.root}/", "") for line in lines]
+        for rule, lines in problems.items()
+    }
 
 
 def check_rules(tree: Tree) -> dict[str, list[str]]:

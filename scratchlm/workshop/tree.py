@@ -17,15 +17,15 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-# %% ../../nbs/workshop/tree.ipynb #596093a1
+# %% ../../nbs/workshop/tree.ipynb #58531a27
 class TreeError(Exception):
-    """One or more broken rules; `problems` has one line for each, which names the notebook and the field."""
+    """One or more broken rules; `problems` has a line for each, with notebook and field."""
 
     def __init__(self, problems: Iterable[str]):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
-# %% ../../nbs/workshop/tree.ipynb #f2977dc0
+# %% ../../nbs/workshop/tree.ipynb #ce231d46
 @dataclass(frozen=True)
 class Tech:
     """One technology: a chapter, or a planned chapter when `notebook` is None."""
@@ -37,7 +37,8 @@ class Tech:
     requires: tuple[str, ...] = ()
     year: int | None = None
     paper: str | None = None
-    grants: dict[str, str] = field(default_factory=dict, hash=False)  # feature -> the test that earned it
+    # feature -> the test that earned it
+    grants: dict[str, str] = field(default_factory=dict, hash=False)
     upgrades: tuple[str, ...] = ()
     notebook: Path | None = None
 
@@ -46,15 +47,17 @@ class Tech:
         """The module that the chapter exports, as in scratchlm.foundations.python_numpy."""
         return f"scratchlm.{self.era}.{self.id.replace('-', '_')}"
 
-# %% ../../nbs/workshop/tree.ipynb #0500c545
+# %% ../../nbs/workshop/tree.ipynb #c43ebf54
 def read_notebook(path: Path) -> dict:
-    """The notebook as a dict whose cells have their source as one string. TreeError if it is no notebook."""
+    """The notebook as a dict; each source is one string. TreeError if it is no notebook."""
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             cell["source"] = "".join(cell["source"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TreeError([f"{path}: not a readable notebook ({type(error).__name__}: {error})"]) from None
+        raise TreeError(
+            [f"{path}: not a readable notebook ({type(error).__name__}: {error})"]
+        ) from None
     return notebook
 
 
@@ -66,13 +69,15 @@ def directives(source: str) -> set[str]:
         if words and not words[0].endswith(":")
     }
 
-# %% ../../nbs/workshop/tree.ipynb #643eeb40
-FIELDS = {"id": str, "year": int, "paper": str, "requires": list, "grants": dict, "upgrades": list}
+# %% ../../nbs/workshop/tree.ipynb #ca030c72
+FIELDS = {
+    "id": str, "year": int, "paper": str, "requires": list, "grants": dict, "upgrades": list
+}
 NEEDED = {"id", "requires"}
 
 
 def front_matter(notebook: dict, path: Path) -> dict:
-    """The front matter of a chapter, {} where the first cell has none. TreeError if it is not valid YAML."""
+    """The front matter of a chapter, or {}. TreeError if it is not valid YAML."""
     import yaml
 
     first = notebook["cells"][0] if notebook["cells"] else {}
@@ -81,18 +86,25 @@ def front_matter(notebook: dict, path: Path) -> dict:
     try:
         data = yaml.safe_load(first["source"].strip().strip("-")) or {}
     except yaml.YAMLError as error:
-        raise TreeError([f"{path}: front matter: not valid YAML: {' '.join(str(error).split())}"]) from None
+        raise TreeError(
+            [f"{path}: front matter: not valid YAML: {' '.join(str(error).split())}"]
+        ) from None
     return data if isinstance(data, dict) else {}
 
 # %% ../../nbs/workshop/tree.ipynb #3470b5ff
 def check_fields(data: dict, path: Path) -> list[str]:
     """One line for every field that is missing, unknown or of the wrong type."""
-    problems = [f"{path}: {name}: is missing from the front matter" for name in sorted(NEEDED - set(data))]
+    problems = [
+        f"{path}: {name}: is missing from the front matter"
+        for name in sorted(NEEDED - set(data))
+    ]
     for name, value in data.items():
         if name not in FIELDS:
             problems.append(f"{path}: {name}: unknown field{suggest(name, FIELDS)}")
         elif value is not None and not isinstance(value, FIELDS[name]):
-            problems.append(f"{path}: {name}: must be of type {FIELDS[name].__name__}, not {value!r}")
+            problems.append(
+                f"{path}: {name}: must be of type {FIELDS[name].__name__}, not {value!r}"
+            )
     return problems
 
 
@@ -106,7 +118,8 @@ def heading(notebook: dict, id: str, path: Path) -> tuple[str, str]:
     """Title and one-line description from the first markdown cell."""
     cells = [cell["source"] for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
     match = re.match(
-        r"# (?P<title>.+?) \{#sec-(?P<id>[\w-]+)\}\s*\n+> (?P<about>.+)", cells[0] if cells else ""
+        r"# (?P<title>.+?) \{#sec-(?P<id>[\w-]+)\}\s*\n+> (?P<about>.+)",
+        cells[0] if cells else "",
     )
     if not match or match["id"] != id:
         raise TreeError(
@@ -117,35 +130,30 @@ def heading(notebook: dict, id: str, path: Path) -> tuple[str, str]:
         )
     return match["title"], match["about"].strip()
 
-# %% ../../nbs/workshop/tree.ipynb #69199d8f
+# %% ../../nbs/workshop/tree.ipynb #c22a0b13
 def read_tech(path: Path) -> Tech:
     """The technology, or the tool of the workshop, that a notebook describes."""
-    notebook, kind = read_notebook(path), "workshop" if path.parent.name == "workshop" else "tech"
+    notebook = read_notebook(path)
+    kind = "workshop" if path.parent.name == "workshop" else "tech"
     data = front_matter(notebook, path).get(kind)
     if not isinstance(data, dict):
-        raise TreeError(
-            [f"{path}: front matter: the first cell must be a raw cell with '{kind}:' and its fields"]
-        )
+        raise TreeError([f"{path}: front matter: the first cell must be a raw cell "
+                         f"with '{kind}:' and its fields"])
     problems = check_fields(data, path)
     if not problems and data["id"].replace("-", "_") != path.stem:
-        problems.append(f"{path}: id: {data['id']!r} does not go with the file name {path.name!r}")
+        problems.append(
+            f"{path}: id: {data['id']!r} does not go with the file name {path.name!r}"
+        )
     if problems:
         raise TreeError(problems)
     title, about = heading(notebook, data["id"], path)
     return Tech(
-        data["id"],
-        title,
-        about,
-        path.parent.name,
-        tuple(data["requires"] or ()),
-        data.get("year"),
-        data.get("paper"),
-        dict(data.get("grants") or {}),
-        tuple(data.get("upgrades") or ()),
-        path,
+        data["id"], title, about, path.parent.name,
+        tuple(data["requires"] or ()), data.get("year"), data.get("paper"),
+        dict(data.get("grants") or {}), tuple(data.get("upgrades") or ()), path,
     )
 
-# %% ../../nbs/workshop/tree.ipynb #30244f6b
+# %% ../../nbs/workshop/tree.ipynb #73575dc0
 @dataclass(frozen=True)
 class Tree:
     """All technologies by id, the eras in their order, and the chapters of the workshop."""
@@ -158,7 +166,8 @@ class Tree:
     @cached_property
     def _ancestors(self) -> dict[str, set[str]]:
         found = {}
-        for id in TopologicalSorter({t.id: t.requires for t in self.techs.values()}).static_order():
+        needs = {tech.id: tech.requires for tech in self.techs.values()}
+        for id in TopologicalSorter(needs).static_order():
             requires = self.techs[id].requires
             found[id] = set(requires).union(*(found[needed] for needed in requires))
         return found
@@ -192,7 +201,7 @@ def reading_order(tree: Tree) -> list[Tech]:
         left.remove(order[-1])
     return sorted((tree.techs[id] for id in order), key=lambda tech: rank[tech.era])
 
-# %% ../../nbs/workshop/tree.ipynb #c6490a36
+# %% ../../nbs/workshop/tree.ipynb #848d2acb
 def check_edges(techs: dict[str, Tech], eras: dict[str, str]) -> list[str]:
     """Unknown eras, unknown prerequisites, and prerequisites that lie in a later era."""
     problems, rank = [], {era: number for number, era in enumerate(eras)}
@@ -202,21 +211,29 @@ def check_edges(techs: dict[str, Tech], eras: dict[str, str]) -> list[str]:
             problems.append(f"{where}: era: unknown era {tech.era!r}{suggest(tech.era, eras)}")
         for needed in tech.requires:
             if needed not in techs:
-                problems.append(f"{where}: requires: unknown technology {needed!r}{suggest(needed, techs)}")
+                problems.append(
+                    f"{where}: requires: unknown technology {needed!r}{suggest(needed, techs)}"
+                )
             elif rank.get(techs[needed].era, 0) > rank.get(tech.era, 99):
-                problems.append(f"{where}: requires: {needed!r} belongs to a later era ({techs[needed].era})")
+                era = techs[needed].era
+                problems.append(f"{where}: requires: {needed!r} belongs to a later era ({era})")
             elif tech.notebook and not techs[needed].notebook:
-                problems.append(f"{where}: requires: {needed!r} is planned, but not written yet")
+                problems.append(
+                    f"{where}: requires: {needed!r} is planned, but not written yet"
+                )
     return problems
 
 
 def check_cycles(techs: dict[str, Tech]) -> list[str]:
     """The first cycle, spelled out as a path."""
     try:
-        list(TopologicalSorter({tech.id: tech.requires for tech in techs.values()}).static_order())
+        needs = {tech.id: tech.requires for tech in techs.values()}
+        list(TopologicalSorter(needs).static_order())
     except CycleError as error:
         cycle = error.args[1][::-1]  # graphlib lists predecessors first
-        where = next((techs[id].notebook for id in cycle if techs[id].notebook), "nbs/techtree.yml")
+        where = next(
+            (techs[id].notebook for id in cycle if techs[id].notebook), "nbs/techtree.yml"
+        )
         return [f"{where}: requires: a cycle: {' -> '.join(cycle)} (each requires the next)"]
     return []
 
@@ -226,7 +243,9 @@ def find_root(start: Path | str = ".") -> Path:
     for folder in [Path(start).resolve(), *Path(start).resolve().parents]:
         if (folder / "settings.ini").is_file() and (folder / "nbs").is_dir():
             return folder
-    raise TreeError(["no nbs/ folder here or above: run this inside a clone of the scratchlm repository"])
+    raise TreeError(
+        ["no nbs/ folder here or above: run this inside a clone of the scratchlm repository"]
+    )
 
 
 def read_plan(path: Path) -> tuple[dict[str, str], list[Tech]]:
@@ -238,11 +257,13 @@ def read_plan(path: Path) -> tuple[dict[str, str], list[Tech]]:
         rows = [row | {"requires": tuple(row["requires"])} for row in data.get("planned") or []]
         return data["eras"], [Tech(**row) for row in rows]
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise TreeError([f"{path}: not a readable plan ({' '.join(str(error).split())})"]) from None
+        raise TreeError(
+            [f"{path}: not a readable plan ({' '.join(str(error).split())})"]
+        ) from None
 
-# %% ../../nbs/workshop/tree.ipynb #ebb94397
+# %% ../../nbs/workshop/tree.ipynb #d50aafa1
 def read_all(root: Path) -> tuple[list[Tech], list[str]]:
-    """Every chapter in the folders of nbs/, and one line for each problem in those that cannot be read."""
+    """Every chapter in the folders of nbs/, and one line for each problem in reading them."""
     techs, problems = [], []
     for path in sorted((root / "nbs").glob("*/*.ipynb")):
         if not path.parent.name.startswith((".", "_")):
@@ -254,7 +275,7 @@ def read_all(root: Path) -> tuple[list[Tech], list[str]]:
 
 
 def read_tree(root: Path | str | None = None) -> Tree:
-    """Read nbs/ below `root` (by default this clone) and check its shape. TreeError lists what is wrong."""
+    """Read nbs/ below `root` (by default this clone) and check it. TreeError if it is wrong."""
     root = find_root() if root is None else Path(root)
     eras, planned = read_plan(root / "nbs" / "techtree.yml")
     written, problems = read_all(root)
@@ -263,7 +284,9 @@ def read_tree(root: Path | str | None = None) -> Tree:
         if tech.id in found:
             replaced = found[tech.id].notebook and not tech.notebook
             what = "is written: take it off the plan" if replaced else "is used twice"
-            problems.append(f"{tech.notebook or root / 'nbs' / 'techtree.yml'}: id: {tech.id!r} {what}")
+            problems.append(
+                f"{tech.notebook or root / 'nbs' / 'techtree.yml'}: id: {tech.id!r} {what}"
+            )
         found.setdefault(tech.id, tech)
     workshop = {id: tech for id, tech in found.items() if tech.era == "workshop"}
     techs = {id: tech for id, tech in found.items() if id not in workshop}
@@ -272,9 +295,9 @@ def read_tree(root: Path | str | None = None) -> Tree:
         raise TreeError(line.replace(f"{root}/", "") for line in problems)
     return Tree(techs, eras, workshop, root)
 
-# %% ../../nbs/workshop/tree.ipynb #5446eaf2
+# %% ../../nbs/workshop/tree.ipynb #d6b7c6a3
 def check_order(tree: Tree, listed: list[str]) -> list[str]:
-    """One line for every chapter of `listed` (ids in the order of the book) that comes too early."""
+    """One line for every chapter of `listed` (ids, in book order) that comes too early."""
     place = {id: number for number, id in enumerate(listed)}
     return [
         f"_quarto.yml: chapters: {id!r} comes before {needed!r}, which it requires"

@@ -41,11 +41,15 @@ def own_digest(tree: Tree, tech: Tech) -> str:
         for cell in read_notebook(tech.notebook)["cells"]
         if not is_generated(cell)
     ]
-    files = sorted({str(test).partition("::")[0] for test in tech.grants.values() if ".py" in str(test)})
-    tests = [(tree.root / file).read_text("utf-8") for file in files if (tree.root / file).is_file()]
+    files = sorted(
+        {str(test).partition("::")[0] for test in tech.grants.values() if ".py" in str(test)}
+    )
+    tests = [
+        (tree.root / file).read_text("utf-8") for file in files if (tree.root / file).is_file()
+    ]
     return hashlib.sha256(json.dumps([cells, tests]).encode()).hexdigest()
 
-# %% ../../nbs/workshop/unlock.ipynb #28e20c41
+# %% ../../nbs/workshop/unlock.ipynb #fcb3c5a1
 def nodes(tree: Tree) -> dict[str, Tech]:
     """All that can be run: written technologies, workshop chapters, and the front page."""
     found = {tech.id: tech for tech in tree.techs.values() if tech.notebook} | tree.workshop
@@ -66,31 +70,30 @@ def digests(tree: Tree) -> dict[str, str]:
     def digest(id: str) -> str:
         if id not in found:
             tech = all_nodes[id]
-            parts = [own_digest(tree, tech), *(digest(needed) for needed in sorted(tech.requires))]
+            parts = [own_digest(tree, tech), *map(digest, sorted(tech.requires))]
             parts += [] if id in tree.techs else [json.dumps(shape)]
             found[id] = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
         return found[id]
 
     return {id: digest(id) for id in all_nodes}
 
-# %% ../../nbs/workshop/unlock.ipynb #a4c103ae
+# %% ../../nbs/workshop/unlock.ipynb #a18ad19c
 def record_path(tree: Tree) -> Path:
     return tree.root / "nbs" / "unlocked.json"
 
 
 def read_record(tree: Tree) -> dict[str, dict]:
-    """What passed: id -> {"hash": …, "tests": number of tests}. Empty if there is no record yet."""
+    """What passed: id -> {"hash": …, "tests": number of tests}. Empty without a record."""
     path = record_path(tree)
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise TreeError(
-            [f"nbs/unlocked.json: not valid JSON ({error}); remove it and run 'scratchlm tree --run'"]
-        ) from None
+        raise TreeError([f"nbs/unlocked.json: not valid JSON ({error}); "
+                         "remove it and run 'scratchlm tree --run'"]) from None
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old text or the new, whatever happens in between."""
+    """Write a file so that a reader finds the old text or the new, but never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -101,39 +104,44 @@ def write_atomically(path: Path, text: str) -> None:
         os.unlink(name)
         raise
 
-# %% ../../nbs/workshop/unlock.ipynb #a1cf7927
+# %% ../../nbs/workshop/unlock.ipynb #42d54882
 def states(tree: Tree) -> dict[str, str]:
-    """For every technology "unlocked", "locked" or "planned", from the record; nothing is run."""
+    """For every technology "unlocked", "locked" or "planned", from the record; nothing runs."""
     record, now, broken = read_record(tree), digests(tree), check_rules(tree)
     found: dict[str, str] = {}
 
     def state(id: str) -> str:
         if id not in found:
             tech = tree.techs[id]
-            fresh = tech.notebook and record.get(id, {}).get("hash") == now[id] and not broken[id]
+            fresh = tech.notebook and record.get(id, {}).get("hash") == now[id]
             ready = all(state(needed) == "unlocked" for needed in tech.requires)
-            found[id] = "planned" if tech.notebook is None else "unlocked" if fresh and ready else "locked"
+            written = "unlocked" if fresh and ready and not broken[id] else "locked"
+            found[id] = "planned" if tech.notebook is None else written
         return found[id]
 
     return {id: state(id) for id in tree.techs}
 
 
 def stale(tree: Tree) -> list[str]:
-    """One line for each chapter that the record does not vouch for, and each entry without a chapter."""
+    """One line for each chapter the record does not vouch for, each entry without a chapter."""
     record, now = read_record(tree), digests(tree)
-    problems = [f"nbs/unlocked.json: {id}: no chapter has this id" for id in record if id not in now]
+    problems = [
+        f"nbs/unlocked.json: {id}: no chapter has this id" for id in record if id not in now
+    ]
     for id, tech in nodes(tree).items():
         if record.get(id, {}).get("hash") != now[id]:
-            what = "has changed since its tests passed" if id in record else "has never passed its tests"
+            what = "has changed since its tests passed"
+            if id not in record:
+                what = "has never passed its tests"
             problems.append(
                 f"{tech.notebook.relative_to(tree.root)}: {what}: run '{UPDATE}'"
             )
     return problems
 
-# %% ../../nbs/workshop/unlock.ipynb #326d6d64
+# %% ../../nbs/workshop/unlock.ipynb #19bb0795
 @asynccontextmanager
 async def kernel(notebook, folder: Path, library: Path, limit: float, **options):
-    """A client that executes the cells of `notebook` in `folder`; `library` is the folder with scratchlm/."""
+    """A client that executes `notebook` in `folder`; `library` is where scratchlm/ lies."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
@@ -157,18 +165,21 @@ async def kernel(notebook, folder: Path, library: Path, limit: float, **options)
 
 
 def environment(library: Path, scratch: str) -> dict[str, str]:
-    """The kernel's environment: this library first, and nothing written next to the notebook."""
+    """The kernel's environment: this library first, nothing written next to the notebook."""
     path = os.pathsep.join(filter(None, [str(library), os.environ.get("PYTHONPATH")]))
     inline = "module://matplotlib_inline.backend_inline"
-    return os.environ | {"PYTHONPATH": path, "HYPOTHESIS_STORAGE_DIRECTORY": scratch, "MPLBACKEND": inline}
+    return os.environ | {
+        "PYTHONPATH": path, "HYPOTHESIS_STORAGE_DIRECTORY": scratch, "MPLBACKEND": inline
+    }
 
-# %% ../../nbs/workshop/unlock.ipynb #a6cf232d
-UPDATE = "scratchlm tree --run --save --write"  # what brings a chapter's outputs and record up to date
+# %% ../../nbs/workshop/unlock.ipynb #87fd0170
+# what brings a chapter's outputs and record up to date
+UPDATE = "scratchlm tree --run --save --write"
 TIMEOUT = 600  # seconds for one cell; a cell that needs longer does not belong in a chapter
 
 
 async def execute(path: Path, root: Path) -> tuple[dict, Exception | None]:
-    """Run a notebook in a fresh kernel; returns it with its new outputs, and what went wrong, or None."""
+    """Run a notebook in a fresh kernel: it with its new outputs, and the error, or None."""
     import nbformat
 
     notebook, problem = nbformat.read(path, 4), None
@@ -194,7 +205,7 @@ def one_line(error: Exception, notebook: dict) -> str:
                 return f"cell {cell['id']}{where}: {output['ename']}: {value[:200]}"
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
-# %% ../../nbs/workshop/unlock.ipynb #c0991723
+# %% ../../nbs/workshop/unlock.ipynb #fdc96107
 def comparable(cell: dict) -> list:
     """The outputs of a cell in a form in which equal means equal to a reader."""
     if "varies" in directives("".join(cell["source"])):
@@ -212,9 +223,8 @@ def comparable(cell: dict) -> list:
             if kind == "image/svg+xml":
                 text = " ".join(re.findall(r">([^<>]*\S[^<>]*)</(?:text|tspan|title)>", text))
             if not kind.startswith("image/") or kind == "image/svg+xml":
-                seen.append(
-                    (kind, re.sub(r" at 0x[0-9a-f]+", "", text) if "<Figure size" not in text else "")
-                )
+                text = "" if "<Figure size" in text else re.sub(r" at 0x[0-9a-f]+", "", text)
+                seen.append((kind, text))
     return seen
 
 
@@ -226,9 +236,9 @@ def changed_outputs(old: dict, new: dict) -> list[str]:
         if a["cell_type"] == "code" and comparable(a) != comparable(b)
     ]
 
-# %% ../../nbs/workshop/unlock.ipynb #5017c24a
+# %% ../../nbs/workshop/unlock.ipynb #4ad0ee4a
 def save_outputs(path: Path, executed: dict) -> None:
-    """Store new outputs in the notebook, without the counts and times that would differ in every run."""
+    """Store new outputs in the notebook, without the counts and times of this one run."""
     notebook = json.loads(path.read_text("utf-8"))
     for cell, new in zip(notebook["cells"], executed["cells"], strict=True):
         if cell["cell_type"] == "code":
@@ -241,7 +251,9 @@ def save_outputs(path: Path, executed: dict) -> None:
                         if key in output
                     }
                 )
-    write_atomically(path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    write_atomically(
+        path, json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    )
 
 # %% ../../nbs/workshop/unlock.ipynb #18348224
 @dataclass
@@ -257,13 +269,15 @@ class Result:
     def ok(self) -> bool:
         return self.status in ("passed", "cached")
 
-# %% ../../nbs/workshop/unlock.ipynb #0b5264f4
+# %% ../../nbs/workshop/unlock.ipynb #e0ef521d
 async def run_grants(tech: Tech, root: Path) -> tuple[int, str]:
-    """Run the test files that earn the grants: how many tests passed, and one line if any failed."""
+    """Run the tests that earn the grants: how many passed, and one line if any failed."""
     files = sorted({str(test) for test in tech.grants.values() if ".py" in str(test)})
     if not files:
         return 0, ""
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *files]
+    command = [
+        sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *files
+    ]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=root, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -292,13 +306,17 @@ async def run_node(tree: Tree, tech: Tech, save: bool) -> Result:
     granted, problem = await run_grants(tech, tree.root)
     stale_cells = [] if save else changed_outputs(before, after)
     if not problem and stale_cells:
-        problem = f"stored outputs of cells {', '.join(stale_cells)} are not current: run '{UPDATE}'"
+        problem = (
+            f"stored outputs of cells {', '.join(stale_cells)} are not current: run '{UPDATE}'"
+        )
     if save and not problem:
         save_outputs(tech.notebook, after)
     seconds = time.perf_counter() - start
-    return Result("failed" if problem else "passed", len(find_tests(before)) + granted, seconds, problem)
+    return Result(
+        "failed" if problem else "passed", len(find_tests(before)) + granted, seconds, problem
+    )
 
-# %% ../../nbs/workshop/unlock.ipynb #d8b8ec69
+# %% ../../nbs/workshop/unlock.ipynb #982a0009
 @dataclass
 class Report:
     """The results of a run, and what the record has wrong (when it was verified)."""
@@ -313,8 +331,7 @@ class Report:
     def as_json(self) -> str:
         return json.dumps(
             {
-                "ok": self.ok,
-                "untrue": self.untrue,
+                "ok": self.ok, "untrue": self.untrue,
                 "results": {id: asdict(r) for id, r in self.results.items()},
             },
             indent=1,
@@ -328,11 +345,8 @@ class Report:
         colours = {"passed": "green", "cached": "green", "failed": "red", "locked": "yellow"}
         for id, result in self.results.items():
             table.add_row(
-                id,
-                f"[{colours[result.status]}]{result.status}[/]",
-                str(result.tests or ""),
-                f"{result.seconds:.1f}" if result.seconds else "",
-                _escape(result.message),
+                id, f"[{colours[result.status]}]{result.status}[/]", str(result.tests or ""),
+                f"{result.seconds:.1f}" if result.seconds else "", _escape(result.message),
             )
         return table
 
@@ -371,9 +385,9 @@ async def _run_all(tree, chosen, jobs, force, save, on_event) -> dict[str, Resul
         tasks[id] = asyncio.create_task(finish(nodes(tree)[id]))
     return dict(zip(tasks, await asyncio.gather(*tasks.values()), strict=True))
 
-# %% ../../nbs/workshop/unlock.ipynb #2519856c
+# %% ../../nbs/workshop/unlock.ipynb #63c86404
 def with_prerequisites(tree: Tree, ids: list[str] | None) -> list[str]:
-    """The chosen nodes (by default all) and what they rest on, prerequisites first. TreeError if unknown."""
+    """The chosen nodes (or all), after what they rest on. TreeError if one is unknown."""
     from scratchlm.workshop.tree import suggest
 
     known, order = nodes(tree), []
@@ -395,22 +409,16 @@ def with_prerequisites(tree: Tree, ids: list[str] | None) -> list[str]:
         visit(id)
     return order
 
-# %% ../../nbs/workshop/unlock.ipynb #47a13403
+# %% ../../nbs/workshop/unlock.ipynb #d6bee831
 def run(
-    tree: Tree,
-    ids: list[str] | None = None,
-    *,
-    jobs: int = 2,
-    force: bool = False,
-    save: bool = False,
-    verify: bool = False,
-    progress: bool = True,
+    tree: Tree, ids: list[str] | None = None, *, jobs: int = 2, force: bool = False,
+    save: bool = False, verify: bool = False, progress: bool = True,
 ) -> Report:
     """Run chapters in the order of the tree and bring the record up to date.
 
-    ids: chapters to run, with all they rest on; everything by default. force: do not trust the record.
-    save: store the new outputs in the notebooks instead of comparing them. verify: run all afresh, leave the
-    record alone and say where it is untrue. Raises TreeError for an unknown id.
+    ids: chapters to run, with all they rest on; everything by default. force: do not trust the
+    record. save: store the new outputs in the notebooks instead of comparing them. verify: run
+    all afresh, leave the record alone and say where it is untrue. TreeError for an unknown id.
     """
     chosen = with_prerequisites(tree, ids)
     with _progress(len(chosen), enabled=progress) as on_event:
@@ -428,7 +436,9 @@ def run(
             if record.get(id) != fresh.get(id)
         ]
     elif fresh != record:
-        write_atomically(record_path(tree), json.dumps(dict(sorted(fresh.items())), indent=1) + "\n")
+        write_atomically(
+            record_path(tree), json.dumps(dict(sorted(fresh.items())), indent=1) + "\n"
+        )
     return Report(results, untrue)
 
 # %% ../../nbs/workshop/unlock.ipynb #d7111baf
@@ -441,20 +451,23 @@ def finish(coroutine):
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 
-# %% ../../nbs/workshop/unlock.ipynb #ef147a6c
+# %% ../../nbs/workshop/unlock.ipynb #acf16ca4
 @contextmanager
 def _progress(total: int, enabled: bool):
-    """Yields a function that is told of every event and draws a progress bar on standard error."""
+    """Yields a function to tell of every event, and draws a progress bar on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     console, running = Console(stderr=True), []
     columns = (
-        TextColumn("unlocking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("unlocking"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("{task.description}"),
     )
     with Progress(*columns, console=console, disable=not enabled) as bar:
         task = bar.add_task("", total=total)

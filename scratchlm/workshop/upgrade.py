@@ -28,11 +28,11 @@ def full_name(function: Callable) -> str:
     """Module and qualified name, as in "scratchlm.learning.layer_norm.layer_norm"."""
     return f"{function.__module__}.{function.__qualname__}"
 
-# %% ../../nbs/workshop/upgrade.ipynb #bac69b1f
+# %% ../../nbs/workshop/upgrade.ipynb #1b24b244
 def upgradable(function: Callable) -> Callable:
-    """Mark a function, or a method in its class, as one that a later chapter may replace by a faster twin.
+    """Mark a function, or a method in its class, as one that a later chapter may speed up.
 
-    The result behaves like `function`; `.original` is what was marked, `.twin` its upgrade or None.
+    The result behaves like it; `.original` is what was marked, `.twin` its upgrade or None.
     """
     current = function
 
@@ -49,10 +49,11 @@ def upgradable(function: Callable) -> Callable:
         _fronts[full_name(function)] = front
     return front
 
-# %% ../../nbs/workshop/upgrade.ipynb #5727ad74
+# %% ../../nbs/workshop/upgrade.ipynb #55567230
 def switched_off() -> bool:
-    """Whether the environment asks for the originals: SCRATCHLM_UPGRADES=off (or 0, no, false)."""
-    return os.environ.get("SCRATCHLM_UPGRADES", "").strip().lower() in {"off", "0", "no", "false"}
+    """Whether the environment asks for originals: SCRATCHLM_UPGRADES=off (or 0, no, false)."""
+    asked = os.environ.get("SCRATCHLM_UPGRADES", "").strip().lower()
+    return asked in {"off", "0", "no", "false"}
 
 
 _off = int(switched_off())  # how many reasons there are to use the originals
@@ -75,9 +76,9 @@ def _add_reason(change: int) -> None:
         for front in _fronts.values():
             front.choose()
 
-# %% ../../nbs/workshop/upgrade.ipynb #13c9de9b
+# %% ../../nbs/workshop/upgrade.ipynb #f901cb97
 def find(target: str | Callable) -> Callable:
-    """The upgradable function that `target` names. UpgradeError if there is none, or if it is not marked."""
+    """The upgradable function that `target` names. UpgradeError if missing or not marked."""
     function, rest = (target, []) if callable(target) else (None, str(target).split("."))
     path = []
     while rest and _is_module(".".join([*path, rest[0]])):
@@ -86,13 +87,19 @@ def find(target: str | Callable) -> Callable:
         function = importlib.import_module(".".join(path))
     for name in rest:
         if not hasattr(function, name):
-            hint = f" in {'.'.join(path)}{_suggest(name, dir(function))}" if path else ": give its full name"
+            hint = ": give its full name"
+            if path:
+                hint = f" in {'.'.join(path)}{_suggest(name, dir(function))}"
             raise UpgradeError(f"upgrade_of({target!r}): there is no {name!r}{hint}")
         function = getattr(function, name)
         path.append(name)
     if not hasattr(function, "choose"):
-        name = target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
-        raise UpgradeError(f"upgrade_of: {name} is not upgradable: put @upgradable above its definition")
+        name = (
+            target if isinstance(target, str) else getattr(target, "__qualname__", repr(target))
+        )
+        raise UpgradeError(
+            f"upgrade_of: {name} is not upgradable: put @upgradable above its definition"
+        )
     return function
 
 # %% ../../nbs/workshop/upgrade.ipynb #e0b02951
@@ -112,11 +119,11 @@ def _suggest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
-# %% ../../nbs/workshop/upgrade.ipynb #6bf4d62a
+# %% ../../nbs/workshop/upgrade.ipynb #4d6fd1bd
 def upgrade_of(target: str | Callable, needs: str | None = None) -> Callable:
     """Decorate the twin of an upgradable function; the twin itself is returned unchanged.
 
-    target: the function or its full name. needs: a package without which the twin is not registered.
+    target: the function or its full name. needs: a package that the twin cannot do without.
     Raises UpgradeError for an unknown or unmarked target, other parameters, or a second twin.
     """
     def register(twin: Callable) -> Callable:
@@ -125,12 +132,16 @@ def upgrade_of(target: str | Callable, needs: str | None = None) -> Callable:
         front = find(target)
         old, new = _parameters(front.original), _parameters(twin)
         if old != new:
-            raise UpgradeError(f"upgrade_of: {full_name(front)}({', '.join(old)}) and its twin "
-                               f"{full_name(twin)}({', '.join(new)}) must have the same parameters")
+            raise UpgradeError(
+                f"upgrade_of: {full_name(front)}({', '.join(old)}) and its twin "
+                f"{full_name(twin)}({', '.join(new)}) must have the same parameters"
+            )
         with _lock:
             if front.twin is not None and full_name(front.twin) != full_name(twin):
-                raise UpgradeError(f"upgrade_of: {full_name(front)} has a twin already, "
-                                   f"{full_name(front.twin)}; {full_name(twin)} cannot be a second one")
+                raise UpgradeError(
+                    f"upgrade_of: {full_name(front)} has a twin already, "
+                    f"{full_name(front.twin)}; {full_name(twin)} cannot be a second one"
+                )
             front.twin = twin
             front.choose()
         return twin
@@ -143,18 +154,21 @@ def _parameters(function: Callable) -> list[str]:
     import inspect
 
     empty = inspect.Parameter.empty
-    return [str(p.replace(annotation=empty)) + (" keyword-only" if p.kind is p.KEYWORD_ONLY else "")
-            + (" positional-only" if p.kind is p.POSITIONAL_ONLY else "")
-            for p in inspect.signature(function).parameters.values()]
+    return [
+        str(p.replace(annotation=empty))
+        + (" keyword-only" if p.kind is p.KEYWORD_ONLY else "")
+        + (" positional-only" if p.kind is p.POSITIONAL_ONLY else "")
+        for p in inspect.signature(function).parameters.values()
+    ]
 
-# %% ../../nbs/workshop/upgrade.ipynb #4d93f4f6
+# %% ../../nbs/workshop/upgrade.ipynb #a49519aa
 LATE_CHAPTERS: tuple[str, ...] = ()  # the modules that register twins
 
 
 def enable(modules: tuple[str, ...] | None = None) -> dict[str, str]:
-    """Import the late chapters, so that their twins are registered. Call it where a program begins.
+    """Import the late chapters, so that their twins register. Call it where a program begins.
 
-    Returns module -> "loaded", or why it was not; without its twins everything runs on the originals.
+    Returns module -> "loaded", or why not; without its twins everything runs on the originals.
     Imports nothing if SCRATCHLM_UPGRADES=off.
     """
     if switched_off():
@@ -173,23 +187,30 @@ def enable(modules: tuple[str, ...] | None = None) -> dict[str, str]:
 
 
 def registered() -> dict[str, str | None]:
-    """Full name of every upgradable function loaded so far -> full name of its twin, or None."""
+    """Full name of every upgradable function so far -> full name of its twin, or None."""
     with _lock:
-        return {name: full_name(front.twin) if front.twin else None for name, front in _fronts.items()}
+        return {
+            name: full_name(front.twin) if front.twin else None
+            for name, front in _fronts.items()
+        }
 
-# %% ../../nbs/workshop/upgrade.ipynb #4df31dbc
-def check_twin(function: Callable, make_inputs: Callable, rtol: float = 1e-5, atol: float = 1e-6,
-               rounds: int = 20, seed: int = 0) -> None:
-    """Call an upgradable function and its twin on the same random inputs and compare all they do.
+# %% ../../nbs/workshop/upgrade.ipynb #aa0c77b9
+def check_twin(
+    function: Callable, make_inputs: Callable, rtol: float = 1e-5,
+    atol: float = 1e-6, rounds: int = 20, seed: int = 0,
+) -> None:
+    """Call an upgradable function and its twin on the same random inputs; compare all they do.
 
-    make_inputs: takes a numpy Generator, returns the tuple of arguments; the same for the same random state.
-    AssertionError names the round and what differs. UpgradeError if there is no twin, ValueError if every
-    call raised.
+    make_inputs: takes a numpy Generator and returns the tuple of arguments, the same for the
+    same random state. AssertionError names the round and what differs. UpgradeError if there
+    is no twin, ValueError if every call raised.
     """
     import numpy as np
 
     if getattr(function, "twin", None) is None:
-        raise UpgradeError(f"check_twin: {getattr(function, '__qualname__', function)} has no twin")
+        raise UpgradeError(
+            f"check_twin: {getattr(function, '__qualname__', function)} has no twin"
+        )
     failed = 0
     for number in range(rounds):
         inputs = [tuple(make_inputs(np.random.default_rng([seed, number]))) for _ in range(2)]
@@ -197,16 +218,21 @@ def check_twin(function: Callable, make_inputs: Callable, rtol: float = 1e-5, at
             old = outcome(function.original, inputs[0], np.random.default_rng(seed))
         new = outcome(function.twin, inputs[1], np.random.default_rng(seed))
         failed += isinstance(old, Exception)
+        words = "afterwards the tuple of arguments"
         difference = (first_difference(old, new, "the result", rtol, atol)
-                      or first_difference(*inputs, "afterwards the tuple of arguments", rtol, atol))
+                      or first_difference(*inputs, words, rtol, atol))
         if difference:
-            raise AssertionError(f"{full_name(function)}, round {number} of seed {seed}: {difference}")
+            raise AssertionError(
+                f"{full_name(function)}, round {number} of seed {seed}: {difference}"
+            )
     if failed == rounds:
-        raise ValueError(f"check_twin: each of the {rounds} calls raised {old!r}: are the inputs right?")
+        raise ValueError(
+            f"check_twin: each of the {rounds} calls raised {old!r}: are the inputs right?"
+        )
 
-# %% ../../nbs/workshop/upgrade.ipynb #488967c7
+# %% ../../nbs/workshop/upgrade.ipynb #5c275dab
 def outcome(function: Callable, inputs: tuple, rng) -> object:
-    """What a call returns, or the exception it raises. A result with gradients sends a random one back."""
+    """What a call returns, or raises. A result with gradients sends a random one back."""
     try:
         result = function(*inputs)
         if getattr(result, "requires_grad", False):
@@ -215,7 +241,7 @@ def outcome(function: Callable, inputs: tuple, rng) -> object:
     except Exception as error:
         return error
 
-# %% ../../nbs/workshop/upgrade.ipynb #d0c01922
+# %% ../../nbs/workshop/upgrade.ipynb #2ddeff3c
 def parts(value: object) -> dict[str, object] | None:
     """What a value consists of, by the way to write it; None if it is not made of parts."""
     if isinstance(value, (list, tuple)):
@@ -227,7 +253,9 @@ def parts(value: object) -> dict[str, object] | None:
     return None
 
 
-def first_difference(old: object, new: object, where: str, rtol: float, atol: float) -> str | None:
+def first_difference(
+    old: object, new: object, where: str, rtol: float, atol: float
+) -> str | None:
     """One line about the first place in which two outcomes differ, None if they agree."""
     a, b = parts(old), parts(new)
     if a is None and b is None:
@@ -235,29 +263,36 @@ def first_difference(old: object, new: object, where: str, rtol: float, atol: fl
         return problem and f"{where}: {problem}"
     if type(old) is not type(new) or a.keys() != b.keys():
         return f"{where}: {_brief(old)} by the original, {_brief(new)} by the twin"
-    return next(filter(None, (first_difference(a[k], b[k], where + k, rtol, atol) for k in a)), None)
+    return next(
+        filter(None, (first_difference(a[k], b[k], where + k, rtol, atol) for k in a)), None
+    )
 
 
 def _brief(value: object) -> str:
     if isinstance(value, Exception):
         return f"{type(value).__name__}({str(value)[:60]!r})"
     made_of = parts(value)
-    return f"a {type(value).__name__}" + ("" if made_of is None else f" of {len(made_of)} parts")
+    size = "" if made_of is None else f" of {len(made_of)} parts"
+    return f"a {type(value).__name__}{size}"
 
-# %% ../../nbs/workshop/upgrade.ipynb #d0fcd7ca
+# %% ../../nbs/workshop/upgrade.ipynb #f6cb6158
 def leaf_difference(old: object, new: object, rtol: float, atol: float) -> str | None:
     """In what two values that have no parts differ, None if they agree."""
     import numpy as np
 
     numeric = (np.ndarray, np.generic, bool, int, float, complex)
-    if isinstance(old, Exception) or not (isinstance(old, numeric) and isinstance(new, numeric)):
+    numbers = isinstance(old, numeric) and isinstance(new, numeric)
+    if isinstance(old, Exception) or not numbers:
         same = type(old) is type(new) and (isinstance(old, Exception) or bool(old == new))
         return None if same else f"{_brief(old)} by the original, {_brief(new)} by the twin"
     a, b = np.asarray(old), np.asarray(new)
     for what in ("shape", "dtype"):
         if getattr(a, what) != getattr(b, what):
             return f"{what} {getattr(a, what)} by the original, {getattr(b, what)} by the twin"
-    same = np.isclose(b, a, rtol, atol, equal_nan=True) if a.dtype.kind in "fc" else np.asarray(a == b)
+    if a.dtype.kind in "fc":
+        same = np.isclose(b, a, rtol, atol, equal_nan=True)
+    else:
+        same = np.asarray(a == b)
     if same.all():
         return None
     first = tuple(int(i) for i in np.argwhere(~same)[0])
