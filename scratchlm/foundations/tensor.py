@@ -46,10 +46,10 @@ class Tensor:
         self._data, self.grad, self.requires_grad = array, None, requires_grad
         self.parents, self.rule, self.order = (), None, 0  # a leaf
 
-# %% ../../nbs/foundations/tensor.ipynb #a829cac6
+# %% ../../nbs/foundations/tensor.ipynb #93468a26
 def _set_data(x: Tensor, array) -> None:
     """Put another array into `x`, and take note of the write."""
-    x._data = np.asarray(array)
+    x._data = Tensor(array, x.requires_grad)._data
     _note_write(x._data)
 
 
@@ -121,7 +121,7 @@ def _walk(root: Tensor, gradient: np.ndarray) -> dict[Tensor, np.ndarray]:
         node.parents, node.rule = (), _used
     return grads
 
-# %% ../../nbs/foundations/tensor.ipynb #84ec7de8
+# %% ../../nbs/foundations/tensor.ipynb #1b529afb
 def backward(x: Tensor, gradient=None) -> None:
     """Add the gradient of sum(gradient * x) to the `grad` of every leaf `x` was computed from.
 
@@ -133,7 +133,7 @@ def backward(x: Tensor, gradient=None) -> None:
         if leaf.grad is None:
             leaf.grad = np.array(grad, dtype=leaf.dtype)  # a copy: nobody else's array
         else:
-            leaf.grad = leaf.grad + np.asarray(grad, dtype=leaf.dtype)
+            leaf.grad = np.asarray(leaf.grad + grad, dtype=leaf.dtype)  # a new array
 
 
 Tensor.backward = backward
@@ -179,13 +179,14 @@ def _wrong_shape(node: Tensor, parent: Tensor, grad: np.ndarray) -> ValueError:
         f"of shape {parent.shape}; if it broadcasts, use unbroadcast(grad, parent.shape)"
     )
 
-# %% ../../nbs/foundations/tensor.ipynb #b55fe284
+# %% ../../nbs/foundations/tensor.ipynb #94e99126
 class _Writes:
     """When tensors were written to in place."""
 
     def __init__(self):
         self.latest = 0  # the time of the last write to any of them
         self.times = {}  # id of the array that owns the memory -> time of its last write
+        self.lock = threading.Lock()
 
 
 _writes = _Writes()
@@ -201,9 +202,10 @@ def _owner(array: np.ndarray) -> np.ndarray:
 def _note_write(array: np.ndarray) -> None:
     """Stamp the memory of `array` with the time."""
     owner = _owner(array)
-    if id(owner) not in _writes.times:
-        finalize(owner, _writes.times.pop, id(owner), None)  # array gone, entry gone
-    _writes.times[id(owner)] = _writes.latest = next(_clock)
+    with _writes.lock:
+        if id(owner) not in _writes.times:
+            finalize(owner, _writes.times.pop, id(owner), None)  # array gone, entry gone
+        _writes.times[id(owner)] = _writes.latest = next(_clock)
 
 # %% ../../nbs/foundations/tensor.ipynb #880573e2
 def _refuse_overwritten(node: Tensor) -> None:
@@ -215,7 +217,7 @@ def _refuse_overwritten(node: Tensor) -> None:
                 f"had been used; call backward before the write, or write to a copy"
             )
 
-# %% ../../nbs/foundations/tensor.ipynb #8c1ebf5d
+# %% ../../nbs/foundations/tensor.ipynb #ccdcadaf
 def _refuse_if_recorded(x: Tensor, value) -> None:
     """Raise RuntimeError if writing `value` into `x` would lose a gradient."""
     wanted = x.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
@@ -226,21 +228,31 @@ def _refuse_if_recorded(x: Tensor, value) -> None:
         )
 
 
+def _value_for(x: Tensor, value) -> np.ndarray:
+    """The array of `value`, to be written into `x`. TypeError if numbers would be cut."""
+    _refuse_if_recorded(x, value)
+    array = operands(x, value)[1]._data
+    if not np.can_cast(array.dtype, x.dtype, "same_kind"):
+        raise TypeError(
+            f"Tensor: cannot write {array.dtype} into {x.dtype}; make the tensor with "
+            f"dtype=np.{array.dtype}, or convert the value"
+        )
+    return array
+
+
 def _set_item(x: Tensor, key, value) -> None:
     """x[key] = value"""
-    _refuse_if_recorded(x, value)
-    x._data[_plain_key(key)] = operands(x, value)[1]._data
+    x._data[_plain_key(key)] = _value_for(x, value)
     _note_write(x._data)
 
 
 Tensor.__setitem__ = _set_item
 
-# %% ../../nbs/foundations/tensor.ipynb #5d3f0b42
+# %% ../../nbs/foundations/tensor.ipynb #3e45c88f
 def _in_place(function: np.ufunc) -> Callable:
     """The operator that writes function(x, value) into the array of `x` and returns `x`."""
     def write(x: Tensor, value) -> Tensor:
-        _refuse_if_recorded(x, value)
-        function(x._data, operands(x, value)[1]._data, out=x._data)
+        function(x._data, _value_for(x, value), out=x._data)
         _note_write(x._data)
         return x
     return write
@@ -258,22 +270,26 @@ def unbroadcast(grad: np.ndarray, shape: tuple) -> np.ndarray:
     stretched = [added + i for i, length in enumerate(shape) if length == 1]
     return grad.sum(axis=(*range(added), *stretched)).reshape(shape)
 
-# %% ../../nbs/foundations/tensor.ipynb #1a937d28
+# %% ../../nbs/foundations/tensor.ipynb #ce469c5e
 def as_tensor(value, like: Tensor | None = None) -> Tensor:
     """`value` itself if it is a Tensor, else a Tensor of it.
 
-    like: the partner in an operation; numbers and lists take its dtype if it is floating point.
+    like: the partner in an operation; numbers and lists take its dtype if it is floating point,
+    and a Python integer also if it is an integer.
     """
     if isinstance(value, Tensor):
         return value
-    if like is not None and like._data.dtype.kind == "f" and not isinstance(value, np.ndarray):
-        return Tensor(np.asarray(value, dtype=like._data.dtype))
+    if like is not None and not isinstance(value, np.ndarray):
+        kind = like._data.dtype.kind
+        if kind == "f" or (kind in "iu" and type(value) is int):
+            return Tensor(np.asarray(value, dtype=like._data.dtype))
     return Tensor(value)
 
-# %% ../../nbs/foundations/tensor.ipynb #819aca28
+# %% ../../nbs/foundations/tensor.ipynb #581d6be0
 def operands(x, y) -> tuple[Tensor, Tensor]:
     """`x` and `y` as Tensors that may meet. Raises TypeError for two different float dtypes."""
     if not isinstance(x, Tensor):
+        y = Tensor(y) if isinstance(y, np.ndarray) else y
         x = as_tensor(x, like=y if isinstance(y, Tensor) else None)
     if not isinstance(y, Tensor):
         y = as_tensor(y, like=x)
@@ -399,19 +415,19 @@ cos = Tensor.cos = elementwise(np.cos, lambda x, y: -np.sin(x))
 tanh = Tensor.tanh = elementwise(np.tanh, lambda x, y: 1 - y * y)
 absolute = Tensor.abs = Tensor.__abs__ = elementwise(np.absolute, lambda x, y: np.sign(x))
 
-# %% ../../nbs/foundations/tensor.ipynb #2d5af584
+# %% ../../nbs/foundations/tensor.ipynb #1a1f6e0b
 def _comparison(function: Callable) -> Callable:
     """The comparison of a tensor with a tensor, array or number; its result is an ndarray."""
     def compare(x: Tensor, y) -> np.ndarray:
-        return function(x._data, y._data if isinstance(y, Tensor) else y)
+        return np.asarray(function(x._data, y._data if isinstance(y, Tensor) else y))
     return compare
 
 
 Tensor.__eq__, Tensor.__ne__ = _comparison(operator.eq), _comparison(operator.ne)
 Tensor.__lt__, Tensor.__le__ = _comparison(operator.lt), _comparison(operator.le)
 Tensor.__gt__, Tensor.__ge__ = _comparison(operator.gt), _comparison(operator.ge)
-Tensor.argmax = lambda x, axis=None: x._data.argmax(axis)
-Tensor.argmin = lambda x, axis=None: x._data.argmin(axis)
+Tensor.argmax = lambda x, axis=None: np.asarray(x._data.argmax(axis))
+Tensor.argmin = lambda x, axis=None: np.asarray(x._data.argmin(axis))
 
 # %% ../../nbs/foundations/tensor.ipynb #3fc89997
 def where(condition, x, y) -> Tensor:
@@ -456,11 +472,17 @@ def _extreme(function: np.ufunc, wins: np.ufunc) -> Callable:
 maximum = _extreme(np.maximum, np.greater)
 minimum = _extreme(np.minimum, np.less)
 
-# %% ../../nbs/foundations/tensor.ipynb #84b23662
+# %% ../../nbs/foundations/tensor.ipynb #95b00223
+def _bound(value, otherwise: float):
+    """A bound for NumPy. Raises TypeError if it carries a gradient, as np.asarray does."""
+    value = otherwise if value is None else value
+    return np.asarray(value) if isinstance(value, Tensor) else value
+
+
 def clip(x: Tensor, low=None, high=None) -> Tensor:
-    """Numbers brought between `low` and `high`; bounds are numbers, arrays or None."""
+    """Numbers brought between `low` and `high`: numbers, arrays, None, plain Tensors."""
     array = x._data
-    low, high = -np.inf if low is None else low, np.inf if high is None else high
+    low, high = _bound(low, -np.inf), _bound(high, np.inf)
     inside = (array >= low) & (array <= high)
     result = np.asarray(np.clip(array, low, high), dtype=array.dtype)
     return record(result, (x,), lambda grad: (np.where(inside, grad, 0),))
@@ -495,7 +517,7 @@ def reduce_mean(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
 
 Tensor.sum, Tensor.mean = reduce_sum, reduce_mean
 
-# %% ../../nbs/foundations/tensor.ipynb #3ebc6fd5
+# %% ../../nbs/foundations/tensor.ipynb #7a7da0ac
 def _reduce_extreme(name: str) -> Callable:
     """The reduction to the "max" or "min"."""
     def operation(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
@@ -503,7 +525,8 @@ def _reduce_extreme(name: str) -> Callable:
 
         def backward(grad):
             winners = x._data == _restore(result, axis, keepdims)
-            share = (winners / winners.sum(axis=axis, keepdims=True)).astype(x.dtype)
+            with np.errstate(invalid="ignore"):  # no winner beside a NaN: 0 / 0, again a NaN
+                share = (winners / winners.sum(axis=axis, keepdims=True)).astype(x.dtype)
             return (_restore(grad, axis, keepdims) * share,)
 
         return record(result, (x,), backward)
@@ -586,13 +609,13 @@ def _same_dtype(tensors, name: str) -> tuple[Tensor, ...]:
         )
     return tensors
 
-# %% ../../nbs/foundations/tensor.ipynb #38cc216e
+# %% ../../nbs/foundations/tensor.ipynb #df388d03
 def concatenate(tensors, axis: int = 0) -> Tensor:
     """Tensors joined along an existing axis. Raises TypeError unless all have one dtype."""
     tensors = _same_dtype(tensors, "concatenate")
+    joined = np.concatenate([tensor._data for tensor in tensors], axis)
     cuts = np.cumsum([tensor.shape[axis] for tensor in tensors])[:-1]
-    return record(np.concatenate([tensor._data for tensor in tensors], axis), tensors,
-                  lambda grad: tuple(np.split(grad, cuts, axis)))
+    return record(joined, tensors, lambda grad: tuple(np.split(grad, cuts, axis)))
 
 
 def stack(tensors, axis: int = 0) -> Tensor:
@@ -621,13 +644,14 @@ def _plain_key(key):
         key = key._data
     return key.copy() if isinstance(key, np.ndarray) else key
 
-# %% ../../nbs/foundations/tensor.ipynb #ff8be52f
+# %% ../../nbs/foundations/tensor.ipynb #4031df4b
 def get_item(x: Tensor, key) -> Tensor:
     """x[key], with all that NumPy allows as a key."""
     key = _plain_key(key)
     parts = key if isinstance(key, tuple) else (key,)
     never_twice = all(
-        part is None or part is Ellipsis or isinstance(part, (int, slice)) for part in parts
+        part is None or part is Ellipsis or isinstance(part, (int, slice))
+        or (isinstance(part, np.ndarray) and part.dtype == bool) for part in parts
     )
 
     def backward(grad):

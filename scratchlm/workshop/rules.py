@@ -183,9 +183,9 @@ def chapter_objection(tree: Tree, permitted: set[str], use: Use) -> str | None:
         return None
     return f"uses {use.name}, which is no chapter among its ancestors"
 
-# %% ../../nbs/workshop/rules.ipynb #e5a483f3
+# %% ../../nbs/workshop/rules.ipynb #dde4651f
 def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
-    """One line for every use that the chapter is not entitled to."""
+    """One line for everything that the chapter is not entitled to use, at its first use."""
     package, problems, parsed = tech.module.rpartition(".")[0], [], []
     for cell in code_cells(notebook):
         try:
@@ -194,13 +194,14 @@ def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
             where = f"{tech.notebook}: cell {cell.id}, line {error.lineno}"
             problems.append(f"{where}: not valid Python: {error.msg}")
     bound = {name: full for _, code in parsed for name, full in bindings(code, package).items()}
+    refused: set[str] = set()
     for cell, code in parsed:
-        kind = "exported" if cell.exported else "test"
-        for use in dict.fromkeys(uses(code, bound, package)):
-            if why := objection(tree, tech, use, cell.exported):
-                problems.append(
-                    f"{tech.notebook}: {kind} cell {cell.id}, line {use.line}: {why}"
-                )
+        where = f"{tech.notebook}: {'exported' if cell.exported else 'test'} cell {cell.id}"
+        for use in uses(code, bound, package):
+            why = objection(tree, tech, use, cell.exported)
+            if why and not any(within(use.name, name) for name in refused):
+                refused.add(use.name)
+                problems.append(f"{where}, line {use.line}: {why}")
     return problems
 
 # %% ../../nbs/workshop/rules.ipynb #8173cf8d
