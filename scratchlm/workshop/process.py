@@ -7,13 +7,12 @@ __all__ = ['VERBATIM', 'NAME', 'LEAD', 'OURS', 'BookError', 'Page', 'pages_of', 
            'exported_names', 'name_tables', 'link_names', 'strip_front_matter', 'set_lead', 'export_mark', 'annotate',
            'processed', 'Cache', 'write', 'sources', 'read_pages', 'process']
 
-# %% ../../nbs/workshop/process.ipynb #0ca8b6a8
+# %% ../../nbs/workshop/process.ipynb #ef09ff02
 import ast
 import hashlib
 import json
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from .tree import directives, find_root, read_notebook
+from .unlock import write_atomically
 
 # %% ../../nbs/workshop/process.ipynb #6c1a2159
 class BookError(Exception):
@@ -235,7 +235,7 @@ def processed(notebook: dict, page: Page, table: dict[str, str], library: str) -
     processor.process()
     return nb2str(processor.nb)
 
-# %% ../../nbs/workshop/process.ipynb #79619597
+# %% ../../nbs/workshop/process.ipynb #463574c9
 class Cache:
     """Text by the hash of what it was made from, kept in a folder."""
 
@@ -263,9 +263,7 @@ def write(path: Path, content: bytes):
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    half.write_bytes(content)
-    half.replace(path)
+    write_atomically(path, content)
 
 
 def sources(folder: Path) -> list[Path]:

@@ -77,7 +77,7 @@ def digests(tree: Tree) -> dict[str, str]:
 
     return {id: digest(id) for id in all_nodes}
 
-# %% ../../nbs/workshop/unlock.ipynb #a18ad19c
+# %% ../../nbs/workshop/unlock.ipynb #4907edbb
 def record_path(tree: Tree) -> Path:
     return tree.root / "nbs" / "unlocked.json"
 
@@ -92,12 +92,12 @@ def read_record(tree: Tree) -> dict[str, dict]:
                          "remove it and run 'scratchlm tree --run'"]) from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader finds the old text or the new, but never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader finds the old content or the new, but never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(name, path.stat().st_mode if path.exists() else 0o644)
         os.replace(name, path)
     except BaseException:
