@@ -126,7 +126,11 @@ def test_ctrl_c_leaves_no_kernel(tmp_path):
     path = write_notebook(tmp_path / "endless.ipynb", ("code", "#| default_exp old.endless"), (
         "code", f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"))
     program = textwrap.dedent(f"""
+        import signal
+
         from scratchlm.workshop.learn import check
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & leaves it ignored
         try:
             check({str(path)!r})
         except KeyboardInterrupt:
