@@ -174,7 +174,7 @@ def cos(a) -> Value:
         math.cos(a.data), parents=(a,), local_derivatives=(-math.sin(a.data),), operation="cos"
     )
 
-# %% ../../nbs/foundations/autograd.ipynb #197038ad
+# %% ../../nbs/foundations/autograd.ipynb #edc74d68
 def tanh(a) -> Value:
     """The hyperbolic tangent of a; its slope is 1 - tanh(a)²."""
     a = as_value(a)

@@ -21,12 +21,12 @@ from numpy.lib.stride_tricks import as_strided
 from .tensor import Tensor, as_tensor, record
 from .tensor import operands as agree
 
-# %% ../../nbs/foundations/einsum.ipynb #874fd733
+# %% ../../nbs/foundations/einsum.ipynb #3ba9dfc0
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 Labels = tuple[str | int, ...]  # one per axis: a letter, or -1, -2, … for those under '...'
 Shape = tuple[int, ...]
 
-
+# %% ../../nbs/foundations/einsum.ipynb #83e4bd51
 def split_terms(subscripts: str) -> tuple[list[list[str]], list[str] | None]:
     """The tokens of each term and of the output, or None: 'i,j' gives [['i'], ['j']], None."""
     terms, output = [[]], None
@@ -195,7 +195,7 @@ def contract_pair(a: np.ndarray, a_labels: Labels, b: np.ndarray, b_labels: Labe
     b = b.reshape(*stack, middle, math.prod(columns))  # (batch, S, R)
     return (a @ b).reshape(stack + rows + columns), labels  # (batch, left, right), unfolded
 
-# %% ../../nbs/foundations/einsum.ipynb #1bcaf990
+# %% ../../nbs/foundations/einsum.ipynb #2ec10bb1
 def leaves(tree: int | tuple) -> frozenset:
     """The operand numbers in an order: leaves(((0, 2), 1)) is {0, 1, 2}."""
     return frozenset([tree]) if isinstance(tree, int) else leaves(tree[0]) | leaves(tree[1])
@@ -213,7 +213,7 @@ def step_cost(left: frozenset, right: frozenset, labels: tuple[Labels, ...], out
     together = kept_labels(left, labels, output) | kept_labels(right, labels, output)
     return math.prod(sizes[label] for label in together)
 
-
+# %% ../../nbs/foundations/einsum.ipynb #ea3a1e6e
 def multiplications(
     tree: int | tuple, labels: tuple[Labels, ...], output: Labels, sizes: dict
 ) -> int:

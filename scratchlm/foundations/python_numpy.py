@@ -256,12 +256,12 @@ def strides_for_shape(array: Array, shape: tuple[int, ...]) -> tuple[int, ...] |
         left, step = left // n, step * n
     return tuple(reversed(strides))
 
-# %% ../../nbs/foundations/python_numpy.ipynb #f67f2bff
+# %% ../../nbs/foundations/python_numpy.ipynb #87e38920
 def copy(array: Array) -> Array:
     """The same entries in a buffer of their own, row-major."""
     return Array.from_buffer(entries(array), array.shape)
 
-
+# %% ../../nbs/foundations/python_numpy.ipynb #c67ce231
 def reshape(array: Array, *shape: int) -> Array:
     """The entries, in row-major order, in another shape: a view if possible, else a copy.
 
@@ -352,7 +352,7 @@ def elementwise(f: Callable, *arrays) -> Array:
     operands = [entries(broadcast_to(array, shape)) for array in arrays]
     return Array.from_buffer(list(map(f, *operands)), shape)
 
-# %% ../../nbs/foundations/python_numpy.ipynb #fadde830
+# %% ../../nbs/foundations/python_numpy.ipynb #90ddfa88
 def update(f: Callable, array: Array, value) -> Array:
     """Write `f(array, value)` into `array` itself and return it: what `array += value` does."""
     array[...] = elementwise(f, array, value)
@@ -368,7 +368,7 @@ def truth(array: Array) -> bool:
         )
     return bool(entries(array)[0])
 
-
+# %% ../../nbs/foundations/python_numpy.ipynb #72997da5
 for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow"]:
     f = getattr(operator, name)
     setattr(Array, f"__{name}__", lambda self, other, f=f: elementwise(f, self, other))

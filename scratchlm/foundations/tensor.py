@@ -179,7 +179,7 @@ def _wrong_shape(node: Tensor, parent: Tensor, grad: np.ndarray) -> ValueError:
         f"of shape {parent.shape}; if it broadcasts, use unbroadcast(grad, parent.shape)"
     )
 
-# %% ../../nbs/foundations/tensor.ipynb #94e99126
+# %% ../../nbs/foundations/tensor.ipynb #fefdc381
 class _Writes:
     """When tensors were written to in place."""
 
@@ -191,7 +191,7 @@ class _Writes:
 
 _writes = _Writes()
 
-
+# %% ../../nbs/foundations/tensor.ipynb #f48dc515
 def _owner(array: np.ndarray) -> np.ndarray:
     """The array that owns the memory which `array` shows."""
     while isinstance(array.base, np.ndarray):
@@ -217,7 +217,7 @@ def _refuse_overwritten(node: Tensor) -> None:
                 f"had been used; call backward before the write, or write to a copy"
             )
 
-# %% ../../nbs/foundations/tensor.ipynb #ccdcadaf
+# %% ../../nbs/foundations/tensor.ipynb #2e2f47be
 def _refuse_if_recorded(x: Tensor, value) -> None:
     """Raise RuntimeError if writing `value` into `x` would lose a gradient."""
     wanted = x.requires_grad or (isinstance(value, Tensor) and value.requires_grad)
@@ -239,7 +239,7 @@ def _value_for(x: Tensor, value) -> np.ndarray:
         )
     return array
 
-
+# %% ../../nbs/foundations/tensor.ipynb #ab86b82e
 def _set_item(x: Tensor, key, value) -> None:
     """x[key] = value"""
     x._data[_plain_key(key)] = _value_for(x, value)
@@ -667,16 +667,16 @@ def get_item(x: Tensor, key) -> Tensor:
 
 Tensor.__getitem__ = get_item
 
-# %% ../../nbs/foundations/tensor.ipynb #8d047e6a
+# %% ../../nbs/foundations/tensor.ipynb #d05240af
 def _tall(a: np.ndarray) -> np.ndarray:
     """A stack of matrices as one matrix, standing on top of each other."""
-    return a.reshape(prod(a.shape[:-1]), a.shape[-1])  # (B, T, k) -> (B·T, k)
+    return a.reshape(prod(a.shape[:-1]), a.shape[-1])  # (S, T, k) -> (S·T, k)
 
 
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a @ b; a stack times one matrix is computed as one product."""
     if a.ndim > 2 and b.ndim == 2:
-        return (_tall(a) @ b).reshape(*a.shape[:-1], b.shape[-1])  # (B, T, n)
+        return (_tall(a) @ b).reshape(*a.shape[:-1], b.shape[-1])  # (S, T, n)
     return a @ b
 
 
@@ -688,7 +688,7 @@ def _matmul_gradients(
     if not want_b:
         return by_a, None
     if b.ndim == 2:
-        return by_a, _tall(a).T @ _tall(grad)  # (k, B·T) @ (B·T, n)
+        return by_a, _tall(a).T @ _tall(grad)  # (k, S·T) @ (S·T, n)
     return by_a, unbroadcast(a.swapaxes(-1, -2) @ grad, b.shape)
 
 # %% ../../nbs/foundations/tensor.ipynb #3a016102
@@ -712,7 +712,7 @@ def matmul(x, y) -> Tensor:
 
 Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda x, y: matmul(y, x)
 
-# %% ../../nbs/foundations/tensor.ipynb #71fcd2fe
+# %% ../../nbs/foundations/tensor.ipynb #3032ed56
 def _array(x: Tensor, dtype=None, copy=None) -> np.ndarray:
     """What np.asarray(x) calls."""
     if x.requires_grad and _mode.recording:
@@ -722,7 +722,7 @@ def _array(x: Tensor, dtype=None, copy=None) -> np.ndarray:
         )
     return np.array(x._data, dtype=dtype) if copy else np.asarray(x._data, dtype=dtype)
 
-
+# %% ../../nbs/foundations/tensor.ipynb #9e47d520
 def _len(x: Tensor) -> int:
     """The length of the first axis."""
     if x.ndim == 0:
