@@ -26,10 +26,12 @@ const drawer = open => {
   document.body.classList.toggle("drawer", open)
   menu.setAttribute("aria-expanded", open)
   veil.hidden = !open
+  one(".page").inert = open
   if (open) (one("[aria-current]", sidebar) ?? one("a", sidebar))?.focus()
 }
 menu.addEventListener("click", () => drawer(!document.body.classList.contains("drawer")))
 veil.addEventListener("click", () => drawer(false))
+matchMedia("(max-width: 58rem)").addEventListener("change", () => drawer(false))
 const current = one("[aria-current]", sidebar)
 if (current) sidebar.scrollTop = current.offsetTop - sidebar.clientHeight / 2
 
@@ -83,7 +85,12 @@ const reveal = () => {
 }
 addEventListener("hashchange", reveal)
 reveal()
-addEventListener("beforeprint", () => all("main details").forEach(fold => fold.open = true))
+let unfolded = []
+addEventListener("beforeprint", () => {
+  unfolded = all("main :is(.callout, .code-fold):not([open])")
+  unfolded.forEach(fold => fold.open = true)
+})
+addEventListener("afterprint", () => unfolded.forEach(fold => fold.open = false))
 
 // The contents of the page follow the reader.
 const links = all(".toc a"), places = links.map(link => document.getElementById(decodeURIComponent(link.hash.slice(1))))
@@ -99,7 +106,7 @@ if (links.length) {
   follow()
 }
 
-// Search: words by their beginnings; titles before text.
+// Search: words by their beginnings, signs wherever they stand; titles before text.
 const finder = one(".finder"), field = one("input", finder), found = one("#found"), none = one(".none", finder)
 const fold = text => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase()
 let rows = null, chosen = 0
@@ -112,7 +119,7 @@ const load = () => new Promise((done, failed) => {
   }
   document.head.append(script)
 })
-const starts = word => new RegExp("(^|[^\\p{L}\\p{N}])" + word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "u")
+const starts = word => new RegExp((/^[\p{L}\p{N}]/u.test(word) ? "(^|[^\\p{L}\\p{N}])" : "()") + word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"), "u")
 const rank = (row, words) => {
   let score = 0
   for (const { text, test } of words) {
@@ -158,7 +165,8 @@ const search = () => {
     make("a", { href: root + row.url, tabIndex: -1 },
       make("b", {}, ...marked(row.section || row.page, words)), make("span", { className: "where", textContent: row.section ? "  " + row.page : "" }),
       make("span", { className: "text" }, ...marked(snippet(row, words), words))))))
-  none.textContent = words.length && !hits.length ? "Nothing in the book begins with these words." : ""
+  none.textContent = words.length && !hits.length ? "Nothing found. The search knows words by their beginnings." : ""
+  field.ariaExpanded = hits.length > 0
   choose(0)
 }
 const openFinder = async () => {

@@ -1,6 +1,7 @@
 -- Figures drawn by cells, and images of class `inline`, become part of the page, so that they follow
--- its colours, print sharply and can hold links. Both renderers run this filter: Quarto after its own
--- filters, the Pandoc driver when it writes a page.
+-- its colours, print sharply and can hold links. Short code in a line of text, as `2 - b` or `ij->ji`,
+-- is marked, and the style sheet keeps it on one line. Both renderers run this filter: Quarto after its
+-- own filters, the Pandoc driver when it writes a page.
 
 local INK = "#7[dD]8287" -- the neutral ink of scratchlm.workshop.figure; the page's text colour takes its place
 local seen, count = {}, 0 -- the ids already used on this page, the pictures so far
@@ -63,5 +64,11 @@ local function Image(image)
   return pandoc.RawInline("html", "<svg" .. extra .. svg:sub(5))
 end
 
+local function Code(code)
+  if utf8.len(code.text) > 24 or not code.text:find("[^%w_.()]") then return nil end
+  code.classes:insert("short")
+  return code
+end
+
 if not FORMAT:match("html") then return {} end
-return { { Image = Image } }
+return { { Image = Image, Code = Code } }

@@ -6,7 +6,7 @@
 __all__ = ['START', 'END', 'ROMAN', 'WORKSHOP', 'links_block', 'with_links', 'chapter_list', 'with_chapters', 'generated',
            'write', 'generated_drift', 'export_afresh', 'library_drift', 'check_cells', 'listed_order', 'check_all']
 
-# %% ../../nbs/workshop/generate.ipynb #711a1fcd
+# %% ../../nbs/workshop/generate.ipynb #dc0a3e56
 import hashlib
 import json
 import os
@@ -20,18 +20,20 @@ from posixpath import relpath
 from urllib.parse import unquote
 
 from .map import draw_map
-from .rules import check_rules
+from .rules import check_implementation, check_rules
 from scratchlm.workshop.tree import (
+    GENERATED,
     Tech,
     Tree,
     TreeError,
     check_order,
     find_root,
+    is_generated,
     read_notebook,
     read_tree,
     reading_order,
 )
-from .unlock import GENERATED, is_generated, stale, states, write_atomically
+from .unlock import stale, states, write_atomically
 
 # %% ../../nbs/workshop/generate.ipynb #d3be676c
 def links_block(tree: Tree, tech: Tech) -> str:
@@ -209,7 +211,7 @@ def check_cells(path: Path, root: Path) -> list[str]:
             ]
     return problems
 
-# %% ../../nbs/workshop/generate.ipynb #778ca574
+# %% ../../nbs/workshop/generate.ipynb #dbd90dce
 def listed_order(tree: Tree) -> list[str]:
     """The ids of the chapters in the order in which _quarto.yml lists them now."""
     names = re.findall(
@@ -227,6 +229,8 @@ def check_all(root: Path | str | None = None) -> list[str]:
     try:
         tree = read_tree(root)
         problems = [line for lines in check_rules(tree).values() for line in lines]
+        for tool in tree.workshop.values():
+            problems += check_implementation(tool, read_notebook(tool.notebook))
         for path in sorted((root / "nbs").rglob("*.ipynb")):
             if not any(part.startswith((".", "_")) for part in path.relative_to(root).parts):
                 problems += check_cells(path, root)

@@ -182,3 +182,58 @@ def test_lines_have_the_length_of_a_book(real, a_chapter, open_page):
       return lengths.sort((a, b) => a - b)[lengths.length >> 1]
     }""")
     assert 60 <= per_line <= 76
+
+
+def test_search_finds_signs_inside_words_and_says_when_there_is_nothing(real, open_page):
+    page = open_page()
+    page.goto((real / "index.html").as_uri())
+    page.keyboard.press("/")
+    field, hits = page.locator(".finder input"), page.locator(".finder [role=option]")
+    field.fill("->ik")  # stands in ij,jk->ik
+    hits.first.wait_for()
+    assert field.get_attribute("aria-expanded") == "true"
+    for nothing in ("", "[[[("):
+        field.fill(nothing)
+        assert hits.count() == 0 and field.get_attribute("aria-expanded") == "false"
+    assert not page.wrong
+
+
+def test_short_code_stays_on_one_line(real, pages, open_page):
+    page = open_page(width=390)
+    for name in pages:
+        page.goto((real / name).as_uri())
+        broken = page.evaluate(
+            "[...document.querySelectorAll('main code.short')]"
+            ".filter(e => e.getClientRects().length > 1).map(e => e.textContent)"
+        )
+        assert not broken, name
+
+
+def test_the_words_of_figures_are_legible_on_a_phone(real, pages, open_page):
+    page = open_page(width=390)
+    for name in pages:
+        page.goto((real / name).as_uri())
+        narrow = page.evaluate(
+            "[...document.querySelectorAll('main svg')].filter(e => e.getClientRects().length &&"
+            " e.getBoundingClientRect().width < Math.min(e.viewBox.baseVal.width * .6, 440))"
+            ".map(e => e.ariaLabel)"
+        )
+        assert not narrow, name
+
+
+def test_the_page_behind_an_open_drawer_cannot_be_reached(real, a_chapter, open_page):
+    page = open_page(width=390)
+    page.goto((real / a_chapter).as_uri())
+    inert = "document.querySelector('.page').inert"
+    page.locator(".bar .menu").click()
+    assert page.evaluate(inert)
+    page.set_viewport_size({"width": 1280, "height": 844})
+    page.wait_for_function(f"!{inert}")
+    assert not page.locator(".veil").is_visible()
+
+
+def test_the_map_fits_on_paper(real, open_page):
+    page = open_page(width=640)
+    page.emulate_media(media="print")
+    page.goto((real / "index.html").as_uri())
+    assert page.evaluate("document.querySelector('.techmap').getBoundingClientRect().right <= innerWidth")

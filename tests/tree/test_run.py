@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scratchlm.workshop import unlock
 from scratchlm.workshop.tree import TreeError, read_tree
 from scratchlm.workshop.unlock import run
 
@@ -102,3 +103,74 @@ def test_verify_compares_with_the_record(small):
 def test_unknown_ids_are_named(small):
     with pytest.raises(TreeError, match="'derivativ' is no chapter; did you mean 'derivative'?"):
         run(read_tree(small), ["derivativ"], progress=False)
+
+
+def small_chapters(folder, **cells):
+    """A tree of chapters that each have one cell more; what they print is stored empty."""
+    for id, source in cells.items():
+        notebook = json.loads((ROOT / "nbs/foundations/derivative.ipynb").read_text("utf-8"))
+        first, title, *_ = notebook["cells"]
+        code = first | {"cell_type": "code", "outputs": [], "execution_count": None}
+        texts = [
+            first | {"source": f"---\ntech: {{id: {id}, requires: [], grants: GRANTS}}\n---"},
+            title | {"source": f"# {id} {{#sec-{id}}}\n\n> It does.\n\n## How\n\n" + "word " * 320},
+            code | {"source": f"#| default_exp foundations.{id}"},
+            code | {"source": "#| exports\ndef one():\n    return 1"},
+            code | {"source": source, "metadata": {"tags": ["raises-exception", "skip-execution"]}},
+            code | {"source": "def test_one():\n    assert one() == 1\n\ntest_one()"},
+        ]
+        for number, cell in enumerate(texts):
+            cell["id"] = f"cell-{number}"
+            grants = "{jax: tests/a.py, flax: tests/b.py}" if id == "granting" else "{}"
+            cell["source"] = cell["source"].replace("GRANTS", grants)
+        path = folder / f"nbs/foundations/{id}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(notebook | {"cells": texts}), "utf-8")
+    (folder / "settings.ini").write_text("")
+    (folder / "nbs/techtree.yml").write_text("eras: {foundations: Foundations}\n")
+    return folder
+
+
+def test_what_kernels_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(unlock, "TIMEOUT", 3)
+    small_chapters(
+        tmp_path,
+        dies="import os\nos._exit(3)",
+        hangs="import time\ntime.sleep(60)",
+        tagged="1 / 0",
+        moves="import os\nos.chdir('/')",
+    )
+    results = run(read_tree(tmp_path), progress=False).results
+    said = {id: (result.status, result.message[:36]) for id, result in results.items()}
+    assert said == {
+        "dies": ("failed", "cell cell-4: DeadKernelError: Kernel"),
+        "hangs": ("failed", "cell cell-4: CellTimeoutError: A cel"),
+        "tagged": ("failed", "cell cell-4, line 1 '1 / 0': ZeroDiv"),
+        "moves": ("passed", ""),
+    }
+    assert list(json.loads((tmp_path / "nbs/unlocked.json").read_text())) == ["moves"]
+
+
+def test_a_grant_is_not_earned_by_skipped_tests(tmp_path):
+    small_chapters(tmp_path, granting="")
+    (tmp_path / "tests").mkdir()
+    test = "# scratchlm.foundations.granting\ndef test_it():\n    pass\n"
+    (tmp_path / "tests/b.py").write_text(test)
+    (tmp_path / "tests/a.py").write_text("import pytest\npytest.importorskip('nowhere')\n" + test)
+    (result,) = run(read_tree(tmp_path), progress=False).results.values()
+    assert result.message.startswith("tests/a.py: none of its tests ran")
+    (tmp_path / "tests/a.py").write_text(test)
+    (result,) = run(read_tree(tmp_path), progress=False).results.values()
+    assert (result.status, result.tests) == ("passed", 3)
+
+
+def test_what_is_edited_during_the_run_has_not_passed(tmp_path):
+    path = small_chapters(tmp_path, edits="") / "nbs/foundations/edits.ipynb"
+    source = f"from pathlib import Path\np = Path({str(path)!r})\n"
+    source += "_ = p.write_text(p.read_text().replace('=' * 2, '<='))"
+    small_chapters(tmp_path, edits=source)
+    report = run(read_tree(tmp_path), save=True, progress=False)
+    assert "was edited while it ran" in report.results["edits"].message
+    small_chapters(tmp_path, edits=source)
+    assert run(read_tree(tmp_path), progress=False).ok
+    assert unlock.states(read_tree(tmp_path)) == {"edits": "locked"}

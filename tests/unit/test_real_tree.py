@@ -9,6 +9,7 @@ import pytest
 from scratchlm.workshop.generate import check_all
 from scratchlm.workshop.rules import check_rules
 from scratchlm.workshop.tree import TreeError, read_tree
+from scratchlm.workshop.unlock import digests
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,6 +121,51 @@ def test_a_forged_record_is_noticed(copy):
     problems = check_all(copy)
     assert "nbs/unlocked.json: attention: no chapter has this id" in problems
     assert any(line.startswith("nbs/foundations/tensor.ipynb: has changed") for line in problems)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"tensor": 3}', '{"tensor": {"hash": "0"}}', "<<<<<<< HEAD"])
+def test_a_record_that_is_none_is_one_clear_line(copy, text):
+    (copy / "nbs/unlocked.json").write_text(text)
+    (line,) = check_all(copy)
+    assert line.startswith("nbs/unlocked.json: ") and line.endswith("run 'scratchlm tree --run'")
+
+
+def test_a_module_is_part_of_what_the_record_vouches_for(copy):
+    before, module = digests(read_tree(copy)), copy / "scratchlm/foundations/derivative.py"
+    module.write_text(module.read_text("utf-8") + "\n", "utf-8")
+    changed = {id for id, digest in digests(read_tree(copy)).items() if digest != before[id]}
+    assert changed == {"derivative", "autograd", "tensor", "einsum"}
+
+
+@pytest.mark.parametrize("name", ["nbs/notes.ipynb", "nbs/foundations/old/notes.ipynb"])
+def test_a_stray_notebook_is_an_error(copy, name):
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).write_text('{"cells": []}')
+    (line,) = check_all(copy)
+    assert line.startswith(f"{name}: lies outside the eras: ")
+
+
+@pytest.mark.parametrize("requires, why", [("tre", "unknown technology 'tre'"), ("rules", "a cycle: rules")])
+def test_the_workshop_has_a_shape_too(copy, requires, why):
+    change = replace("requires: [tree]", f"requires: [{requires}]", "raw")
+    edit(copy / "nbs/workshop/rules.ipynb", change)
+    (line,) = check_all(copy)
+    assert line.startswith("nbs/workshop/rules.ipynb: requires: ") and why in line
+
+
+def test_the_workshop_exports_to_its_own_modules(copy, monkeypatch):
+    monkeypatch.setattr("scratchlm.workshop.generate.library_drift", lambda root: [])  # it is slow
+    change = replace("default_exp workshop.figure", "default_exp workshop.map")
+    edit(copy / "nbs/workshop/figure.ipynb", change)
+    assert any("figure.ipynb: implementation: must export" in line for line in check_all(copy))
+
+
+@pytest.mark.parametrize("text", ["eras: [a]", "eras: {a: A}\nplanned: [x]",
+                                  "eras: {a: A}\nplanned: [{id: b, era: , title: B, about: b}]"])
+def test_a_plan_of_wrong_types_is_one_clear_line(copy, text):
+    (copy / "nbs/techtree.yml").write_text(text)
+    line, *_ = check_all(copy)
+    assert line.startswith("nbs/techtree.yml: not a readable plan")
 
 
 @pytest.mark.parametrize("name", ["nbs/foundations/tensor.ipynb", "nbs/unlocked.json", "nbs/techtree.yml"])

@@ -1,5 +1,7 @@
 """The four rules, on notebooks on disk: each way to break one is refused for that reason, its twin is not."""
 
+import re
+
 import pytest
 from small_tree import small_tree
 
@@ -71,6 +73,32 @@ PAIRS = {
                                        exporting("x = __import__('math')")),
     "getattr": (exporting("import numpy as np\nx = getattr(np, 'einsum')"), "which only log grants",
                 exporting("import numpy as np\nx = getattr(np, 'zeros')")),
+    "a second name for a module": (exporting("import numpy as np\nxp = np\nx = xp.einsum"), "which only log",
+                                   exporting("import numpy as np\nxp = np\nx = xp.zeros")),
+    "a name that is bound twice": (exporting("import math as np\nimport numpy as np\nx = np.einsum"),
+                                   "which only log", exporting("import numpy as np\nx = np.pi")),
+    "a try for something better": (exporting("try:\n    import jax\nexcept ImportError:\n    jax = None"),
+                                   "uses jax", exporting("try:\n    import numpy\nexcept ImportError: pass")),
+    "an import under an f-string": (exporting("import importlib\nimportlib.import_module(f'jax')"),
+                                    "not a constant", exporting("import importlib")),
+    "importorskip": (showing("import pytest\njax = pytest.importorskip('jax')"), "uses jax",
+                     showing("import pytest\npytest.importorskip('numpy')")),
+    "an annotation": (exporting("import torch\ndef f(x: torch.Tensor): pass"), "uses torch.Tensor",
+                      exporting("def f(x: 'torch.Tensor'): pass")),
+    "a default argument": (exporting("import numpy as np\ndef f(g=np.einsum): pass"), "which only log",
+                           exporting("def f(np): return np.einsum")),
+    "a star": (exporting("from numpy import *"), "name what you need", exporting("from numpy import pi")),
+    "a magic": (showing("%run other.ipynb"), "notebook magic", showing("x = ('%s'\n     % 1)")),
+    "a shell": (showing("if True:\n    !pip install jax"), "notebook magic", showing("x = '!pip'")),
+    "an export with a space": ({"export": "# | export\nimport pytest\ndef wheel_one():\n    return 1"},
+                               "uses pytest", showing("import pytest\n#| export")),
+    "an export without one": ({"export": "#|exports:\nimport pytest\ndef wheel_one():\n    return 1"},
+                              "uses pytest", {"export": "#|exports:\ndef wheel_one():\n    return 1"}),
+    "an export to another module": (
+        {"export": "#| export old.fire\ndef wheel_one():\n    return 1"}, "exports to old.fire",
+        {"export": "#| export\ndef wheel_one():\n    return 1"}),
+    "a second default": (showing("#| default_exp old.fire"), "'#| default_exp old.wheel', once",
+                         showing("# default_exp old.fire")),
     "a tool in exported code": (exporting("import pytest"), "uses pytest", showing("import pytest")),
     "an ungranted package in a test": (showing("import scipy"), "test cell", showing("import numpy")),
     "code that does not parse": (showing("1 +"), "not valid Python", showing("1 + 1")),
@@ -80,11 +108,20 @@ PAIRS = {
     "a test that cannot fail": ({"test": TEST.replace("assert ", "")}, "asserts nothing", {"test": TEST}),
     "a test that asserts a constant": ({"test": TEST.replace("wheel_one() == 1", "True")}, "asserts nothing",
                                        {"test": TEST}),
+    "an inner test that is never called": (
+        {"test": TEST.replace("assert", "def inner():\n        assert")}, "asserts nothing",
+        {"test": TEST.replace("assert wheel_one() == 1",
+                              "def inner():\n        assert wheel_one() == 1\n    inner()")}),
+    "a test that asserts a tuple": ({"test": TEST.replace("wheel_one() == 1", "(wheel_one() == 1, 'one')")},
+                                    "asserts nothing", {"test": TEST.replace("== 1", "== 1, 'one'")}),
+    "a test in a class": ({"test": "class Test:\n    def test_wheel(self):\n        assert wheel_one()"},
+                          "tests: has none", {"test": TEST.replace("\n\ntest", "\n\nfor _ in 'ab': test")}),
     "a test that is never called": ({"test": TEST.rpartition("\n\n")[0]}, "never calls it", {"test": TEST}),
     "a grant without its test": ({"grants": {"jax": "test_whel"}}, "did you mean 'test_wheel'?",
                                  {"grants": {"jax": "test_wheel"}}),
     "a grant without its file": ({"grants": {"jax": "tests/no.py"}}, "tests/no.py, which does not exist",
                                  {"grants": {"jax": "test_wheel"}}),
+    "a grant with an odd id": ({"grants": {"jax": "tests/no.py::test_a[1]"}}, "which does not exist", {}),
     "an unknown paper": ({"paper": "nobody1999"}, "paper: 'nobody1999' is not in nbs/references.bib", {}),
 }
 
@@ -103,3 +140,30 @@ def test_a_grant_taken_away_is_missed_below(tmp_path):
     assert verdict(tmp_path / "good", wheel) == []
     (line,) = verdict(tmp_path / "bad", wheel, {"grants": {}})
     assert "uses numpy" in line
+
+
+def test_the_test_of_a_grant_imports_the_chapter(tmp_path):
+    wheel = {"requires": ["fire"], "grants": {"jax": "tests/wheel.py::test_wheel"}}
+    root = small_tree(tmp_path, {"fire": FIRE, "wheel": wheel})
+    file = root / "tests/wheel.py"
+    file.parent.mkdir()
+    file.write_text("from scratchlm.old.fire import fire_one\n\ndef test_wheel(): pass\n")
+    (line,) = check_rules(read_tree(root))["wheel"]
+    assert line.endswith("which does not import scratchlm.old.wheel")
+    file.write_text(file.read_text().replace("fire", "wheel"))
+    assert check_rules(read_tree(root))["wheel"] == []
+
+
+def test_what_is_generated_is_no_description(tmp_path):
+    block = "<!-- generated by scratchlm tree: links -->\n## Needs\n" + "word " * 400
+    root = small_tree(tmp_path, {"fire": {"cells": [("markdown", block)], "words": 9}})
+    (line,) = check_rules(read_tree(root))["fire"]
+    assert "words of prose" in line
+
+
+def test_cells_without_ids_are_counted(tmp_path):
+    root = small_tree(tmp_path, {"fire": exporting("import jax")})
+    path = root / "nbs/old/fire.ipynb"
+    path.write_text(re.sub(r'"id": "[^"]*", ', "", path.read_text()))
+    (line,) = check_rules(read_tree(root))["fire"]
+    assert "exported cell number 4, line 2: uses jax" in line
