@@ -254,14 +254,15 @@ def changed_outputs(old: dict, new: dict) -> list[str]:
         if a["cell_type"] == "code" and comparable(a) != comparable(b)
     ]
 
-# %% ../../nbs/workshop/unlock.ipynb #49348ec8
+# %% ../../nbs/workshop/unlock.ipynb #f66a9fbb
 def save_outputs(path: Path, executed: dict) -> str:
     """Store new outputs in the notebook, without the counts and times of this one run.
 
     Returns why not, in one line, if its cells are no longer those that were run, else "".
     """
     notebook, edited = json.loads(path.read_text("utf-8")), read_notebook(path)["cells"]
-    if [cell["source"] for cell in edited] != [cell["source"] for cell in executed["cells"]]:
+    ran = ["".join(cell["source"]) for cell in executed["cells"]]
+    if [cell["source"] for cell in edited] != ran:
         return "was edited while it ran, so nothing was stored: run it again"
     for cell, new in zip(notebook["cells"], executed["cells"], strict=True):
         if cell["cell_type"] == "code":
