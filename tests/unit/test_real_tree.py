@@ -105,7 +105,7 @@ def test_an_edited_module_is_drift(copy):
     module = copy / "scratchlm/foundations/derivative.py"
     module.write_text(module.read_text("utf-8") + "\n# by hand\n", "utf-8")
     (copy / "scratchlm/foundations/left_over.py").write_text("")
-    assert check_all(copy) == [
+    assert [line for line in check_all(copy) if line.startswith("scratchlm/")] == [
         "scratchlm/foundations/derivative.py: differs from what its notebook exports: edit the notebook, "
         "run 'nbdev_export'",
         "scratchlm/foundations/left_over.py: no notebook exports this file: remove it",
