@@ -29,17 +29,17 @@ from scratchlm.workshop.tree import (
 
 # %% ../../nbs/workshop/rules.ipynb #e02ae802
 TOOLS = {  # for cells that show and test
-    "matplotlib": "draws plots",
     "scratchlm.workshop.figure": "gives plots the house style",
     "scratchlm.workshop.bench": "times two things fairly",
-    "IPython.display": "shows pictures in a notebook",
     "hypothesis": "makes random inputs for property tests",
     "pytest": "asserts that bad input raises the right error",
-    "rich": "prints tables and progress",
 }
 EXPORTED_TOOLS = {  # for code that enters the library
     "scratchlm.workshop.upgrade": "lets a later chapter replace a function by a faster twin",
+    "scratchlm.workshop.pull": "fetches the corpus and real models, verified by their hash",
     "rich": "prints tables and progress",
+    "matplotlib": "draws plots",
+    "IPython.display": "shows a plot that changes while a model trains",
 }
 
 # %% ../../nbs/workshop/rules.ipynb #ab50900f

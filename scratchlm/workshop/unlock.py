@@ -165,6 +165,7 @@ async def kernel(notebook, folder: Path, library: Path, limit: float, **options)
             kernel_spec_manager=specs, transport="ipc", connection_file=f"{scratch}/k.json"
         )
         options |= {"resources": {"metadata": {"path": str(folder)}}, "log": SILENT}
+        options["coalesce_streams"] = True  # one output, however often it is flushed
         client = NotebookClient(notebook, km=manager, timeout=limit, **options)
         try:
             await client.async_start_new_kernel(env=environment(library, scratch))
