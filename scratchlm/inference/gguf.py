@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..language.bpe import BPE
 from ..transformer.checkpoint import atomic_write, widen_bf16
 
 # %% ../../nbs/inference/gguf.ipynb #116cff4d
@@ -414,9 +415,8 @@ def save_gguf(path: str | os.PathLike, metadata: Mapping[str, Any],
             file.write(part)
 
 # %% ../../nbs/inference/gguf.ipynb #2600cb0e
-def tokenizer(gguf: GGUF) -> "BPE":
+def tokenizer(gguf: GGUF) -> BPE:
     """The tokenizer that the file describes. GGUFError if it describes none."""
-    from scratchlm.language.bpe import BPE
     if "tokenizer.ggml.tokens" not in gguf.metadata:
         raise GGUFError(f"{gguf.path}: has no tokenizer")
     return BPE.from_gguf_metadata({

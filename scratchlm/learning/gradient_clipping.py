@@ -30,11 +30,11 @@ def clip_grad_value_(parameters: Iterable[Tensor], clip_value: float) -> None:
 # %% ../../nbs/learning/gradient_clipping.ipynb #a8769cc6
 def grad_norm(parameters: Iterable[Tensor]) -> float:
     """The length of all gradients taken as one long vector; 0.0 if there are none."""
-    gradients = _gradients(parameters)
+    flat = [gradient.ravel(order="K") for gradient in _gradients(parameters)]  # no copies
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = sum(float(np.vdot(gradient, gradient)) for gradient in gradients)
-        if not 1e-30 < squares < math.inf:  # too long or too short for float32: take care
-            squares = sum(float(np.square(g, dtype=np.float64).sum()) for g in gradients)
+        squares = sum(float(np.dot(vector, vector)) for vector in flat)
+        if not 1e-30 < squares < math.inf:  # too small or too large to be squared in float32
+            squares = sum(float(np.square(v, dtype=np.float64).sum()) for v in flat)
     return math.sqrt(squares)
 
 # %% ../../nbs/learning/gradient_clipping.ipynb #830728f0

@@ -12,52 +12,8 @@ import numpy as np
 
 from ..foundations.tensor import Tensor
 
-# %% ../../nbs/learning/gradient_descent.ipynb #0dfca4d4
-class Optimizer:
-    """Changes parameters after each backward. Subclasses write `update`.
-
-    params: Parameters, or pairs (name, Parameter), or dicts {"params": […], "lr": …}, one for
-    each group that has options of its own. defaults: the options of the other groups.
-    param_groups: list of dicts. state: one dict for each parameter, in order.
-    Raises ValueError if there is no parameter, or one comes twice.
-    """
-    def __init__(self, params: Iterable, **defaults):
-        self.param_groups = [_group(entry, defaults) for entry in _as_groups(params)]
-        everyone = [p for group in self.param_groups for p in group["params"]]
-        if not everyone:
-            raise ValueError(f"{type(self).__name__}: got no parameters to optimise")
-        if len({id(p) for p in everyone}) < len(everyone):
-            raise ValueError(
-                f"{type(self).__name__}: a parameter comes more than once, and would be changed "
-                f"more than once a step; put each into one group only"
-            )
-        self.state: list[dict] = [{} for _ in everyone]
-
-    def update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
-        """Change the array `p` in place. `grad` must not be written to."""
-        raise NotImplementedError(f"{type(self).__name__}: write a method update")
-
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
-        for parameter, state, group in self._everything():
-            if parameter.grad is not None:
-                self.update(parameter.data, parameter.grad, state, group)
-                parameter.data = parameter.data  # so that autograd notices the write
-
-    def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
-        for parameter, _, _ in self._everything():
-            parameter.grad = None
-
-    def _everything(self) -> Iterator[tuple[Tensor, dict, dict]]:
-        """Every parameter with its state and its group."""
-        states = iter(self.state)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                yield parameter, next(states), group
-
-# %% ../../nbs/learning/gradient_descent.ipynb #3387f0ec
-def _as_groups(params: Iterable) -> list[dict]:
+# %% ../../nbs/learning/gradient_descent.ipynb #99685f53
+def _as_groups(params: Iterable) -> list[Mapping]:
     """`params` in any of its forms as a list of groups."""
     if isinstance(params, (Tensor, Mapping)):
         raise TypeError(
@@ -72,76 +28,128 @@ def _as_groups(params: Iterable) -> list[dict]:
 
 def _group(entry: Mapping, defaults: Mapping) -> dict:
     """A group with all its options, its parameters in a list, and their names, if any."""
-    members = entry["params"]
+    members, options = entry["params"], {k: v for k, v in entry.items() if k != "params"}
     members = [members] if isinstance(members, Tensor) else list(members)
-    group = {"params": [], **defaults, **{k: v for k, v in entry.items() if k != "params"}}
-    names = [member[0] for member in members if isinstance(member, tuple)]
-    if names and len(names) == len(members):
-        group["names"], members = names, [member[1] for member in members]
-    for member in members:
-        if not isinstance(member, Tensor) or not member.dtype.kind == "f" or member.order:
+    group = {"params": members, **defaults, **options}
+    if members and all(isinstance(member, tuple) for member in members):
+        group["names"], group["params"] = [m[0] for m in members], [m[1] for m in members]
+    for member in group["params"]:
+        if not isinstance(member, Tensor) or member.dtype.kind != "f" or member.order:
             raise TypeError(
-                f"Optimizer: cannot optimise {type(member).__name__}; pass Parameters, pairs "
-                f"(name, Parameter) or groups, and no results of a computation"
+                f"Optimizer: cannot optimise this {type(member).__name__}; pass Parameters, "
+                f"pairs (name, Parameter) or groups, not the results of a computation"
             )
-    lr = group.get("lr", 0.0)
-    if not lr >= 0:
-        raise ValueError(f"Optimizer: the learning rate is {lr}; it must be 0 or more")
-    group["params"] = members
+    if not group.get("lr", 0.0) >= 0:  # NaN is refused as well
+        raise ValueError(f"Optimizer: the learning rate is {group['lr']}; use 0 or more")
     return group
 
-# %% ../../nbs/learning/gradient_descent.ipynb #e3ec230b
-def _state_dict(self: Optimizer) -> dict:
-    """{"state": […], "param_groups": […]}: all but the parameters; arrays are not copied.
+# %% ../../nbs/learning/gradient_descent.ipynb #5c3f6a87
+class Optimizer:
+    """Changes parameters after each backward. Subclasses write `update`.
 
-    Each group also lists the shapes of its parameters, for `load_state_dict` to check.
+    params: Parameters, or pairs (name, Parameter), or dicts {"params": […], "lr": …}, one for
+    each group that has options of its own. defaults: the options of the other groups.
+    param_groups: list of dicts. state: one dict for each parameter, in order.
+    Raises ValueError if there is no parameter or one comes twice, TypeError for other things.
     """
-    groups = [
-        {**{k: v for k, v in group.items() if k != "params"},
-         "shapes": [list(p.shape) for p in group["params"]]}
-        for group in self.param_groups
-    ]
-    return {"state": [dict(state) for state in self.state], "param_groups": groups}
+    def __init__(self, params: Iterable, **defaults):
+        self.param_groups = [_group(entry, defaults) for entry in _as_groups(params)]
+        everyone = [p for group in self.param_groups for p in group["params"]]
+        if not everyone:
+            raise ValueError(f"{type(self).__name__}: got no parameters to optimise")
+        if len({id(p) for p in everyone}) < len(everyone):
+            raise ValueError(
+                f"{type(self).__name__}: a parameter comes more than once, and would be "
+                f"changed more than once in a step; put each into one group only"
+            )
+        self.state: list[dict] = [{} for _ in everyone]
+
+    def _everything(self) -> Iterator[tuple[Tensor, dict, dict]]:
+        """Every parameter with its state and its group."""
+        states = iter(self.state)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                yield parameter, next(states), group
+
+# %% ../../nbs/learning/gradient_descent.ipynb #650ec0f4
+def _step(self: Optimizer) -> None:
+    """Update every parameter that has a gradient."""
+    for parameter, state, group in self._everything():
+        if parameter.grad is not None:
+            self.update(parameter.data, parameter.grad, state, group)
+            parameter.data = parameter.data  # so that autograd notices the write
 
 
-def _load_state_dict(self: Optimizer, saved: Mapping) -> None:
-    """Go on where another optimizer of the same parameters stopped. Copies the arrays.
-
-    Raises ValueError, before anything is changed, if groups, names or shapes differ.
-    """
-    own, groups, states = _state_dict(self)["param_groups"], saved["param_groups"], saved["state"]
-    if len(groups) != len(own) or len(states) != len(self.state):
-        raise ValueError(
-            f"load_state_dict: saved were {len(groups)} groups and {len(states)} parameters, "
-            f"but this optimizer has {len(own)} and {len(self.state)}; make it from the same model"
-        )
-    for number, (mine, other) in enumerate(zip(own, groups)):
-        for key in ("shapes", "names"):
-            there = [list(s) if key == "shapes" else s for s in other.get(key, mine.get(key, []))]
-            if key in mine and there != mine[key]:
-                raise ValueError(
-                    f"load_state_dict: the {key} of group {number} differ: saved {there}, "
-                    f"here {mine[key]}"
-                )
-    for group, mine, other in zip(self.param_groups, own, groups):
-        for key, value in other.items():
-            if key not in ("params", "shapes"):
-                group[key] = tuple(value) if isinstance(mine.get(key), tuple) else value
-    self.state = [
-        {key: np.array(value) if isinstance(value, np.ndarray) else value
-         for key, value in state.items()}
-        for state in states
-    ]
+def _update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
+    """Change `p` in place. `grad`, of its shape and dtype, must not be written to."""
+    raise NotImplementedError(f"{type(self).__name__}: write a method update")
 
 
-Optimizer.state_dict, Optimizer.load_state_dict = _state_dict, _load_state_dict
+def _zero_grad(self: Optimizer) -> None:
+    """Forget the gradients of all parameters."""
+    for parameter, _, _ in self._everything():
+        parameter.grad = None
 
-# %% ../../nbs/learning/gradient_descent.ipynb #e7a5818d
+
+Optimizer.step, Optimizer.update, Optimizer.zero_grad = _step, _update, _zero_grad
+
+# %% ../../nbs/learning/gradient_descent.ipynb #509def2a
 class SGD(Optimizer):
-    """Gradient descent: p ← p - lr · grad. No state."""
+    """Gradient descent: p ← p - lr · grad. It has no state."""
 
     def __init__(self, params: Iterable, lr: float):
         super().__init__(params, lr=lr)
 
     def update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
         p -= group["lr"] * grad
+
+# %% ../../nbs/learning/gradient_descent.ipynb #44dc3ea3
+def _state_dict(self: Optimizer) -> dict:
+    """{"state": […], "param_groups": […]}: all but the parameters; arrays are not copied.
+
+    Each group has its options and, for `load_state_dict` to check, its parameters' "shapes".
+    """
+    groups = [
+        {**{key: value for key, value in group.items() if key != "params"},
+         "shapes": [list(p.shape) for p in group["params"]]}
+        for group in self.param_groups
+    ]
+    return {"state": [dict(state) for state in self.state], "param_groups": groups}
+
+
+def _check_saved(mine: Mapping, saved: Mapping) -> None:
+    """Raise ValueError unless `saved` is from an optimizer of the same parameters."""
+    counts = [(len(d["param_groups"]), len(d["state"])) for d in (saved, mine)]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"load_state_dict: saved were {counts[0][0]} groups and {counts[0][1]} parameters, "
+            f"here are {counts[1][0]} and {counts[1][1]}; make the optimizer as it was then"
+        )
+    for number, (own, other) in enumerate(zip(mine["param_groups"], saved["param_groups"])):
+        for key in ("shapes", "names"):
+            here, there = own.get(key, []), other.get(key, [])
+            if here and there and [*map(list, here)] != [*map(list, there)]:
+                raise ValueError(
+                    f"load_state_dict: group {number} has the {key} {here}, but saved were "
+                    f"{there}; make the optimizer from the same model, in the same order"
+                )
+
+# %% ../../nbs/learning/gradient_descent.ipynb #08aafc27
+def _load_state_dict(self: Optimizer, saved: Mapping) -> None:
+    """Go on where an optimizer of the same parameters stopped. Copies the arrays.
+
+    Raises ValueError, before anything is changed, if groups, names or shapes differ.
+    """
+    _check_saved(_state_dict(self), saved)
+    for group, other in zip(self.param_groups, saved["param_groups"]):
+        for key, value in other.items():
+            if key not in ("params", "shapes"):  # a tuple may have become a list in a file
+                group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+    self.state = [
+        {key: value.copy() if isinstance(value, np.ndarray) else value
+         for key, value in state.items()}
+        for state in saved["state"]
+    ]
+
+
+Optimizer.state_dict, Optimizer.load_state_dict = _state_dict, _load_state_dict

@@ -12,16 +12,22 @@ import numpy as np
 
 from .gradient_descent import Optimizer
 
-# %% ../../nbs/learning/momentum.ipynb #85dbd03d
+# %% ../../nbs/learning/momentum.ipynb #6f6bc0ad
 class Momentum(Optimizer):
     """Gradient descent with a memory: buffer ← momentum · buffer + grad, p ← p - lr · buffer.
 
-    nesterov: step along grad + momentum · buffer instead. momentum 0 is plain gradient
-    descent. State: "momentum_buffer". The convention is that of PyTorch's SGD.
+    nesterov: step along grad + momentum · buffer instead. With momentum 0 it is plain gradient
+    descent. State: "momentum_buffer". All conventions are those of PyTorch's SGD.
     """
     def __init__(self, params: Iterable, lr: float, momentum: float = 0.9,
                  nesterov: bool = False):
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov)
+        for group in self.param_groups:
+            if not 0 <= group["momentum"] < 1:
+                raise ValueError(
+                    f"{type(self).__name__}: momentum is {group['momentum']}; from 1 on the "
+                    f"steps would grow for ever, so use 0 or more, and less than 1"
+                )
 
     def update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
         if group["momentum"]:

@@ -9,11 +9,12 @@ __all__ = ['Residual']
 from ..foundations.tensor import Tensor
 from .linear import Module
 
-# %% ../../nbs/learning/residual.ipynb #c16f459e
+# %% ../../nbs/learning/residual.ipynb #5223376e
 class Residual(Module):
     """A module with a road around it: x + module(x), with a norm where `placement` says.
 
     placement: "pre": x + module(norm(x)); "post": norm(x + module(x)); "none": x + module(x).
+    Without a norm they are all the same. The module must keep the shape of its input.
     Raises ValueError for another placement, or for a norm that "none" would leave out.
     """
     def __init__(self, module: Module, norm: Module | None = None, placement: str = "pre"):

@@ -215,7 +215,7 @@ def layout(tensors: Mapping[str, np.ndarray], bf16: bool = False) -> dict[str, E
 def make_header(entries: dict[str, Entry],
                 metadata: Mapping[str, str] | None = None) -> bytes:
     """The length and the JSON text, padded so that the data starts at a multiple of 8."""
-    content = {"__metadata__": dict(metadata)} if metadata else {}
+    content = {} if metadata is None else {"__metadata__": dict(metadata)}
     for name, (dtype, shape, start, stop) in entries.items():
         content[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
     for text in (text for pair in (metadata or {}).items() for text in pair):
@@ -387,8 +387,8 @@ def pack_state(state: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any
         return state
     raise TypeError(
         f"save_checkpoint: {path or 'the state'} is a {type(state).__name__}; a checkpoint "
-        f"holds arrays, numbers, strings, None, dicts, lists and tuples (of a random generator: "
-        f"its bit_generator.state)"
+        f"holds arrays, numbers, strings, None, dicts, lists and tuples (of a random "
+        f"generator: its bit_generator.state)"
     )
 
 
@@ -461,13 +461,13 @@ def load_checkpoint(path: str | os.PathLike, trainer: Any = None) -> Any:
     Raises SafetensorsError if the file is damaged in any way; `trainer` is unchanged then.
     """
     file = Safetensors(checkpoint_path(path))
-    if not {"checkpoint", "state", "crc32"} <= set(file.metadata):
-        raise SafetensorsError(f"{file.path}: is a safetensors file, but no checkpoint; "
-                               f"use load_safetensors")
-    packed = file.metadata["state"]
-    if checksum(packed, file.entries, [file.bytes[file.start :]]) != file.metadata["crc32"]:
-        raise SafetensorsError(f"{file.path}: the checksum does not match; the file was damaged "
-                               f"after it had been written, so go back to an older one")
+    if file.metadata.get("checkpoint") != "1":
+        raise SafetensorsError(f"{file.path}: is a safetensors file, but no checkpoint of this "
+                               f"version; use load_safetensors")
+    packed, crc = file.metadata.get("state", ""), file.metadata.get("crc32")
+    if checksum(packed, file.entries, [file.bytes[file.start :]]) != crc:
+        raise SafetensorsError(f"{file.path}: the checksum does not match; the file was "
+                               f"damaged after it was written, so go back to an older one")
     state = unpack_state(json.loads(packed), file)
     if trainer is not None:
         trainer.load_state_dict(state)

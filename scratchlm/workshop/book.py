@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['WRITER', 'HEADING', 'RENDERERS', 'write_body', 'Scanner', 'scan', 'plain', 'title', 'check_links', 'chapter_list',
            'page_contents', 'neighbour', 'repository_links', 'whole_page', 'search_index', 'write_site', 'quarto',
-           'fingerprint', 'swap', 'for_all', 'with_pandoc', 'with_quarto', 'build', 'render', 'Handler', 'Server',
-           'serve']
+           'fingerprint', 'swap', 'for_all', 'with_pandoc', 'with_quarto', 'build', 'render']
 
 # %% ../../nbs/workshop/book.ipynb #8718bf6a
 import hashlib
@@ -22,7 +21,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from html.parser import HTMLParser
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from string import Template
 from urllib.parse import unquote, urlsplit
@@ -357,56 +355,3 @@ def render(
         shutil.rmtree(new, ignore_errors=True)
     console.print(f"{len(book.pages)} pages in {time.perf_counter() - started:.1f} s: {front}")
     return book.out
-
-# %% ../../nbs/workshop/book.ipynb #4e37afb4
-class Handler(SimpleHTTPRequestHandler):
-    """Serves the book quietly. What is not there gets the book's own page for that."""
-
-    def log_message(self, *args):
-        """Say nothing."""
-
-    def end_headers(self):
-        """Let the browser ask again each time, since the book changes."""
-        self.send_header("Cache-Control", "no-cache")
-        super().end_headers()
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None):
-        """Answer with 404.html, whose links start at the top of this server."""
-        path = Path(self.directory) / "404.html"
-        if code != 404 or not path.is_file():
-            return super().send_error(code, message, explain)
-        text = path.read_text(encoding="utf-8")
-        body = re.sub(r'data-base="[^"]*"', 'data-base="/"', text).encode()
-        self.send_response(404)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
-class Server(ThreadingHTTPServer):
-    """A server that Ctrl-C can stop at once."""
-
-    daemon_threads = True
-    allow_reuse_address = os.name != "nt"
-
-
-def serve(port: int = 8000, root: Path | str | None = None):
-    """Build the book where that is needed, and serve it on this machine until Ctrl-C."""
-    book = Book(root)
-    try:
-        server = Server(("127.0.0.1", port), partial(Handler, directory=str(book.out)))
-    except (OSError, OverflowError) as error:
-        taken = getattr(error, "errno", 0) in (48, 98, 10048)
-        reason = "is taken" if taken else f"cannot be used ({error})"
-        raise BookError(
-            f"port {port} {reason}; choose another, as in PORT={min(port + 1, 65535)}"
-        ) from None
-    with server:
-        try:
-            render(root=book.root)
-            print(f"http://127.0.0.1:{server.server_port}", flush=True)
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print()

@@ -153,14 +153,19 @@ def book(
     port: Annotated[
         int, Option("--port", min=1, max=65535, help="With --serve: where.")
     ] = 8000,
+    model: Annotated[
+        str, Option("--model", "-m", help="With --serve: the model to chat with.")
+    ] = "smollm2-135m",
 ):
-    """Build the book into _book/, and serve it if asked to."""
-    from scratchlm.workshop import book as maker
-
+    """Build the book into _book/, and serve it, with a page to chat on, if asked to."""
     if serve:
-        maker.serve(port)
+        from scratchlm.workshop.site import serve as serve_site
+
+        serve_site(port, model=model)
     else:
-        maker.render()
+        from scratchlm.workshop.book import render
+
+        render()
 
 # %% ../../nbs/workshop/cli.ipynb #bdb805be
 @app.command(

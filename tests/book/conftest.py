@@ -1,5 +1,9 @@
 """The sample book, the real book, and a browser that may not leave this machine."""
 
+import asyncio
+from contextlib import contextmanager
+from threading import Thread
+
 import pytest
 
 
@@ -20,6 +24,25 @@ def real(root):
     from scratchlm.workshop.book import render
 
     return render("pandoc", root)
+
+
+@pytest.fixture(scope="session")
+def serving(root):
+    """A `with` block in which a book's folder is served; it has the address. load: of the chat's model."""
+    from scratchlm.workshop.site import Assistant, listen, make_app, make_server
+
+    @contextmanager
+    def serve(folder, load=None):
+        with listen(0) as taken:
+            page = root / "nbs" / "theme" / "chat.html"
+            server = make_server(make_app(folder, Assistant("smollm2-135m", load), page))
+            thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[taken])))
+            thread.start()
+            yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+            server.should_exit = True
+            thread.join()
+
+    return serve
 
 
 @pytest.fixture(scope="session")

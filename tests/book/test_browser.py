@@ -1,14 +1,10 @@
 """The real book in a headless Chromium, from files and from a server."""
 
 import re
-import threading
-from functools import partial
 from posixpath import dirname, normpath
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
-from scratchlm.workshop.book import Handler, Server
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +18,10 @@ def pages(real):
 
 
 @pytest.fixture(scope="module")
-def server(real):
+def server(real, serving):
     """The address of the book on a server."""
-    with Server(("127.0.0.1", 0), partial(Handler, directory=str(real))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(real) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

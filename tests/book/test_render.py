@@ -3,17 +3,16 @@
 import html
 import re
 import socket
-import threading
 import urllib.error
 import urllib.request
 from configparser import ConfigParser
-from functools import partial
 
 import pytest
 from sample import FIRST, INDEX, SECOND, THEME, code, md, shown, write_book, write_notebook
 
-from scratchlm.workshop.book import BookError, Handler, Server, process, render, serve
+from scratchlm.workshop.book import BookError, process, render
 from scratchlm.workshop.process import Book
+from scratchlm.workshop.site import serve
 
 
 def text(path) -> str:
@@ -240,15 +239,12 @@ def test_a_taken_port_is_one_clear_line(sample):
     assert str(error.value) == f"port {port} is taken; choose another, as in PORT={port + 1}"
 
 
-def test_the_server_is_quiet_and_knows_what_is_missing(sample, capfd):
-    with Server(("127.0.0.1", 0), partial(Handler, directory=str(sample))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        top = f"http://127.0.0.1:{server.server_port}"
+def test_the_server_is_quiet_and_knows_what_is_missing(sample, capfd, serving):
+    with serving(sample) as top:
         assert b"The front page" in urllib.request.urlopen(f"{top}/").read()
         with pytest.raises(urllib.error.HTTPError) as error:
             urllib.request.urlopen(f"{top}/one/none.html")
         assert error.value.code == 404 and b'data-base="/"' in error.value.read()
-        server.shutdown()
     assert capfd.readouterr() == ("", "")
 
 
