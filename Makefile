@@ -31,10 +31,10 @@ help:  ## list these commands
 	echo "make COMMAND, where COMMAND is one of"
 	sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: port $(VENV)/.exported  ## build the book and serve it on http://127.0.0.1:8000 (PORT=8001 for another port)
+run: port $(VENV)/.exported  ## build the book, serve it on http://127.0.0.1:8000 (PORT=8001 for another port), chat page included
 	$(RUN) book --serve --port $(PORT)
 
-test: $(VENV)/.dev rules  ## check, run every chapter's tests afresh, and run all other tests
+test: $(VENV)/.dev rules data  ## check, run every chapter's tests afresh, and run all other tests
 	$(RUN) tree --run --verify
 	$(PY) -m pytest tests
 
@@ -47,15 +47,14 @@ book: $(VENV)/.exported  ## build the book into _book/
 edit: $(VENV)/.edit $(VENV)/.hooks  ## open the notebooks in JupyterLab
 	export JUPYTER_CONFIG_PATH="$(CURDIR)/$(VENV)/etc/.jupyter" PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 	root=; [ "$$(id -u)" != 0 ] || root=--allow-root  # in a container, say; Jupyter asks for a token in any case
-	cd nbs
-	jupyter lab $$root
+	jupyter lab $$root --LabApp.default_url=/lab/tree/nbs
 
 export: $(VENV)/.book  ## write the library, and all else that is generated, from the notebooks
 	$(VENV)/bin/nbdev_export
 	$(RUN) tree --write
 	touch $(VENV)/.exported
 
-outputs: $(VENV)/.book export  ## run every changed chapter and store its new outputs in the notebook
+outputs: $(VENV)/.dev export data  ## run every changed chapter and store its new outputs in the notebook
 	$(RUN) tree --run --save --write
 
 clean:  ## remove what was built, and all caches
@@ -66,7 +65,7 @@ distclean: clean  ## the same, and the environment
 	rm -rf $(VENV) .gitconfig
 	git config --local --unset include.path '^\.\./\.gitconfig$$' 2>/dev/null || true
 
-.PHONY: help run test check book edit export outputs clean distclean port rules anew
+.PHONY: help run test check book edit export outputs clean distclean port rules data anew
 
 port:
 	$(FUNCTIONS)
@@ -78,6 +77,10 @@ port:
 # What is made from the notebooks, if anything has changed that it is made from, or that was made.
 $(VENV)/.exported: $(VENV)/.book $(wildcard nbs/*.* nbs/*/*.ipynb scratchlm/*.py scratchlm/*/*.py _quarto.yml)
 	$(MAKE) export
+
+# What the chapters read and load; fetched once, and kept in the user's cache.
+data: $(VENV)/.dev
+	$(RUN) pull corpus digits smollm2-135m >/dev/null
 
 rules: $(VENV)/.check
 	$(RUN) check
