@@ -220,7 +220,7 @@ SCALARS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4",
 BOOL, STRING, ARRAY = 7, 8, 9
 MAX_DEPTH = 8  # of arrays in arrays
 
-
+# %% ../../nbs/inference/gguf.ipynb #633cf795
 def read_value(cursor: Cursor, kind: int, depth: int = 0) -> Any:
     """A metadata value: int, float, bool, str, ndarray (of numbers or booleans) or list."""
     if kind == STRING:
@@ -306,7 +306,7 @@ def read_head(cursor: Cursor) -> tuple[int, int, int]:
     cursor.check(entries, 13, "metadata entries")
     return version, tensors, entries
 
-
+# %% ../../nbs/inference/gguf.ipynb #9e4d8197
 def place(cursor: Cursor, infos: list[TensorInfo], alignment: Any) -> dict[str, TensorInfo]:
     """The tensors by name, in their final places, which are inside the file and apart."""
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
@@ -454,7 +454,8 @@ def hf_config(gguf: GGUF) -> dict:
                         f"are {', '.join(ARCHITECTURES)}")
     if "token_embd.weight" not in gguf.tensors:
         raise GGUFError(f"{gguf.path}: has no token_embd.weight; it is not a whole model")
-    width, heads = get_number(gguf, "embedding_length"), get_number(gguf, "attention.head_count")
+    width = get_number(gguf, "embedding_length")
+    heads = get_number(gguf, "attention.head_count")
     head_dim = get_number(gguf, "attention.key_length", width // heads)
     base = get_number(gguf, "rope.freq_base", 10000.0)
     config = {

@@ -56,8 +56,8 @@ def _checked_ids(ids, size: int) -> np.ndarray:
         raise TypeError(f"embedding: ids are {ids.dtype}; they must be integers")
     if ids.size and not 0 <= ids.min() <= ids.max() < size:
         wrong = ids.min() if ids.min() < 0 else ids.max()
-        raise IndexError(f"embedding: id {wrong} is not one of the {size} rows, 0 to {size - 1}; "
-                         "does the vocabulary belong to this model?")
+        raise IndexError(f"embedding: id {wrong} is not one of the {size} rows, 0 to "
+                         f"{size - 1}; does the vocabulary belong to this model?")
     return ids.astype(np.int64)
 
 # %% ../../nbs/language/embedding.ipynb #914edfaa
@@ -79,7 +79,7 @@ class Embedding(Module):
         return embedding(ids, self.weight)
 
     def scores(self, x: Tensor) -> Tensor:
-        """The same table as an output layer: dot products of x (..., d) with all rows (..., V)."""
+        """The table as an output layer: dot products of x (..., d) with all rows, (..., V)."""
         return linear(x, self.weight)
 
     def extra_repr(self) -> str:

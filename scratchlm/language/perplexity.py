@@ -177,13 +177,13 @@ class Scoreboard:
         try:
             return [Row(**row) for row in json.loads(self.path.read_text(encoding="utf-8"))]
         except (ValueError, TypeError) as error:
-            raise ValueError(f"Scoreboard: {self.path} is no scoreboard ({error}); delete it, and "
-                             "run the chapters again") from None
+            raise ValueError(f"Scoreboard: {self.path} is no scoreboard ({error}); delete it "
+                             "and run the chapters again") from None
 
 # %% ../../nbs/language/perplexity.ipynb #fe1701c0
 def _add(self: Scoreboard, name: str, chapter: str, bits_per_byte: float,
          parameters: int | None, seconds: float) -> Row:
-    """Put a model on the board, and return its row.
+    """Put a model on the board, and return its row. parameters: None if it has none.
 
     A row that is there already stays as it is if it has as many parameters and its bits per
     byte differ by at most 2 %, so that running a chapter again changes nothing.

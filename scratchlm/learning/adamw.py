@@ -14,75 +14,82 @@ import numpy as np
 from .gradient_descent import Optimizer
 from ..workshop.upgrade import upgradable
 
-# %% ../../nbs/learning/adamw.ipynb #c86e84c5
-BLOCK = 1 << 14  # entries worked on at a time: what is needed of them stays in the cache
+# %% ../../nbs/learning/adamw.ipynb #9a6fc280
+BLOCK = 1 << 15  # entries worked on at a time, so that all that is needed stays in the cache
 
 
 @upgradable
 def adamw_update(p: np.ndarray, grad: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray,
                  step: int, lr: float, beta1: float, beta2: float, eps: float,
                  weight_decay: float) -> None:
-    """One step of AdamW, in place on `p` and both averages (of one shape), in blocks.
+    """One step of AdamW, in place on `p` and both averages, arrays of one shape and dtype.
 
-    step: 1 for the first. `grad` is left as it is.
+    step: its number, from 1. `grad` is left as it is. Needs scratch memory for one block only,
+    if the arrays are contiguous.
     """
-    if not (p.flags.c_contiguous and exp_avg.flags.c_contiguous
-            and exp_avg_sq.flags.c_contiguous):
-        return _update_strided(p, grad, exp_avg, exp_avg_sq, step, lr, beta1, beta2, eps,
-                               weight_decay)
+    arrays = p, grad, exp_avg, exp_avg_sq
+    flat = [np.ascontiguousarray(array).reshape(-1) for array in arrays]  # (N,)
     root = sqrt(1 - beta2**step)
     size, shift, keep = lr * root / (1 - beta1**step), eps * root, 1 - lr * weight_decay
-    flat = [a.reshape(-1) for a in (p, np.ascontiguousarray(grad), exp_avg, exp_avg_sq)]
     scratch = np.empty(min(BLOCK, p.size), dtype=p.dtype)
     for start in range(0, p.size, BLOCK):
-        w, g, m, v = (a[start : start + BLOCK] for a in flat)
-        t = scratch[: len(w)]
-        m *= beta1
-        m += np.multiply(g, 1 - beta1, out=t)
-        v *= beta2
-        np.multiply(g, g, out=t)
-        v += np.multiply(t, 1 - beta2, out=t)
-        np.sqrt(v, out=t)
-        t += shift
-        np.divide(m, t, out=t)
-        t *= size
-        if weight_decay:
-            w *= keep
-        w -= t
+        w, g, m, v = (array[start : start + BLOCK] for array in flat)
+        _update_block(w, g, m, v, scratch[: len(w)], beta1, beta2, size, shift, keep)
+    for array, done in zip(arrays, flat):
+        if array is not grad and not array.flags.c_contiguous:  # then we worked on a copy
+            array[...] = done.reshape(array.shape)
 
+# %% ../../nbs/learning/adamw.ipynb #10840337
+def _update_block(w, g, m, v, t, beta1, beta2, size, shift, keep) -> None:
+    """The step on vectors that fit into the cache; `t` is scratch."""
+    m *= beta1
+    m += np.multiply(g, 1 - beta1, out=t)
+    v *= beta2
+    np.multiply(g, g, out=t)
+    v += np.multiply(t, 1 - beta2, out=t)
+    np.sqrt(v, out=t)
+    t += shift
+    np.divide(m, t, out=t)
+    t *= size
+    if keep != 1:
+        w *= keep
+    w -= t
 
-def _update_strided(*arguments) -> None:
-    """The same for arrays that are not contiguous, by way of copies."""
-    arrays, rest = arguments[:4], arguments[4:]
-    copies = [np.ascontiguousarray(a) for a in arrays]
-    adamw_update(*copies, *rest)
-    for array, copy in zip((arrays[0], *arrays[2:]), (copies[0], *copies[2:])):
-        array[...] = copy
-
-# %% ../../nbs/learning/adamw.ipynb #eac0dd9f
+# %% ../../nbs/learning/adamw.ipynb #e56eb344
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay.
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
-    betas: how much of the averages of grad and grad² is kept at each step.
+    betas: what each step keeps of the averages of grad and grad². eps: added to the root of the
+    second. weight_decay: p loses the share lr · weight_decay in each step.
     State: "step", "exp_avg", "exp_avg_sq", as in PyTorch.
     """
     def __init__(self, params: Iterable, lr: float = 1e-3,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.01):
-        super().__init__(params, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay)
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        for group in self.param_groups:
+            group["betas"] = tuple(group["betas"])
+            if not all(0 <= beta < 1 for beta in group["betas"]):
+                raise ValueError(
+                    f"{type(self).__name__}: betas are {group['betas']}; use numbers from 0 to "
+                    f"less than 1"
+                )
+            for name in ("eps", "weight_decay"):
+                if not group[name] >= 0:
+                    raise ValueError(f"{type(self).__name__}: {name} is {group[name]}; "
+                                     f"use 0 or more")
 
     def update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
         if not state:
             state.update(step=0, exp_avg=np.zeros(p.shape, p.dtype),
                          exp_avg_sq=np.zeros(p.shape, p.dtype))
         state["step"] += 1
-        beta1, beta2 = group["betas"]
         adamw_update(p, grad, state["exp_avg"], state["exp_avg_sq"], state["step"],
-                     group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
+                     float(group["lr"]), *group["betas"], group["eps"], group["weight_decay"])
 
-
+# %% ../../nbs/learning/adamw.ipynb #14daf45a
 class Adam(AdamW):
-    """AdamW without decay."""
+    """Adam (Kingma and Ba, 2015): AdamW without decay."""
 
     def __init__(self, params: Iterable, lr: float = 1e-3,
                  betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8):

@@ -5,33 +5,51 @@
 # %% auto #0
 __all__ = ['MLP']
 
-# %% ../../nbs/learning/mlp.ipynb #88d6073f
-from collections.abc import Callable
+# %% ../../nbs/learning/mlp.ipynb #73a7c4a3
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..foundations.tensor import Tensor
 from .activation import ACT2FN
-from .initialisation import kaiming_normal_, xavier_normal_, zeros_
+from .initialisation import GAINS, kaiming_normal_
 from .linear import Linear, Module, ModuleList
 
-# %% ../../nbs/learning/mlp.ipynb #561d1b35
+# %% ../../nbs/learning/mlp.ipynb #77013e0a
 class MLP(Module):
-    """Linear layers with an activation between them (none after the last).
+    """Linear layers with an activation between them, and none after the last.
 
-    sizes: the widths [in, hidden, …, out]. activation: a name in ACT2FN, or a function.
+    sizes: the widths from input to output, [in, hidden, …, out]; at least two.
+    activation: a name in ACT2FN, or a function of a Tensor. rng: where first numbers come from.
+    Raises ValueError for fewer than two sizes or an unknown name.
     """
-    def __init__(self, sizes: list[int], activation: str | Callable = "relu",
+    def __init__(self, sizes: Sequence[int], activation: str | Callable = "relu",
                  rng: np.random.Generator | None = None):
+        if len(sizes) < 2:
+            raise ValueError(f"MLP: sizes are {list(sizes)}; give at least [in, out]")
         rng = np.random.default_rng() if rng is None else rng
-        self.sizes, self.activation = list(sizes), activation
+        self.activation = _find_activation(activation)
         self.layers = ModuleList(
-            Linear(i, o, rng=rng) for i, o in zip(self.sizes, self.sizes[1:])
+            Linear(n_in, n_out, rng=rng) for n_in, n_out in zip(sizes[:-1], sizes[1:])
         )
-
-    def forward(self, x) -> Tensor:
-        act = ACT2FN[self.activation] if isinstance(self.activation, str) else self.activation
         *hidden, last = self.layers
         for layer in hidden:
-            x = act(layer(x))
+            kaiming_normal_(layer.weight, rng, activation if activation in GAINS else "relu")
+        kaiming_normal_(last.weight, rng, "linear")
+
+    def forward(self, x) -> Tensor:
+        """x: (..., in). Returns (..., out)."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = self.activation(layer(x))
         return last(x)
+
+# %% ../../nbs/learning/mlp.ipynb #205e291f
+def _find_activation(activation: str | Callable) -> Callable:
+    """The function itself, or the one of that name."""
+    if callable(activation):
+        return activation
+    if activation not in ACT2FN:
+        raise ValueError(f"MLP: there is no activation {activation!r}; choose one of "
+                         f"{', '.join(ACT2FN)}, or pass a function")
+    return ACT2FN[activation]

@@ -13,12 +13,12 @@ import numpy as np
 from .linear import Module
 from .momentum import Momentum
 
-# %% ../../nbs/learning/weight_decay.ipynb #58d0302f
+# %% ../../nbs/learning/weight_decay.ipynb #2c63ab08
 class SGDW(Momentum):
     """Gradient descent, with momentum or without, that lets the parameters decay.
 
-    decoupled: p ← (1 - lr · weight_decay) p beside the step; otherwise weight_decay · p, the
-    gradient of an L2 penalty, is added to the gradient, as PyTorch's SGD does it.
+    decoupled: p ← (1 - lr · weight_decay) · p, beside the step. Otherwise weight_decay · p, the
+    gradient of an L2 penalty, is added to the gradient, as in PyTorch's SGD.
     """
     def __init__(self, params: Iterable, lr: float, momentum: float = 0.0,
                  weight_decay: float = 0.0, decoupled: bool = True):
@@ -26,6 +26,11 @@ class SGDW(Momentum):
         for group in self.param_groups:
             group.setdefault("weight_decay", weight_decay)
             group.setdefault("decoupled", decoupled)
+            if not group["weight_decay"] >= 0:
+                raise ValueError(
+                    f"{type(self).__name__}: weight_decay is {group['weight_decay']}; below 0 "
+                    f"the weights would grow for ever, so use 0 or more"
+                )
 
     def update(self, p: np.ndarray, grad: np.ndarray, state: dict, group: dict) -> None:
         if group["decoupled"]:
@@ -34,12 +39,12 @@ class SGDW(Momentum):
             grad = grad + group["weight_decay"] * p
         super().update(p, grad, state, group)
 
-# %% ../../nbs/learning/weight_decay.ipynb #c7b78152
+# %% ../../nbs/learning/weight_decay.ipynb #bba51cd3
 def decay_groups(model: Module, weight_decay: float) -> list[dict]:
-    """Two groups for an optimizer: what decays, and what does not.
+    """Two groups for an optimizer: the parameters that decay, and those that do not.
 
-    Parameters of two and more axes (matrices, embeddings) decay; those of one axis (biases,
-    gains of norms) do not. Frozen parameters are in neither, tied ones come once.
+    Parameters with two or more axes (matrices, embeddings) decay; those with fewer (biases,
+    gains) do not. Frozen parameters are in neither group, tied ones come once.
     """
     learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     return [

@@ -110,7 +110,7 @@ def _triangle(rows: int, dtype) -> np.ndarray:
 def _forward(q, k, v, mask, causal: bool, scale: float, dropout_mask, keep: bool) -> tuple:
     """Attention on arrays: the result, 1 / the sum of each query's weights, blocks kept."""
     *lead, T, _ = q.shape
-    out = np.empty_like(q, shape=(*lead, T, v.shape[-1]))  # its axes lie in memory as q's do
+    out = _room(q, (*lead, T, v.shape[-1]))
     inverse, kept = np.empty((*lead, T, 1), q.dtype), []
     columns = k.swapaxes(-1, -2)  # (..., d, S)
     for where, a, b, end in blocks(tuple(lead), T, k.shape[-2], causal):
@@ -127,10 +127,16 @@ def _forward(q, k, v, mask, causal: bool, scale: float, dropout_mask, keep: bool
         np.multiply(mixed, inverse[rows], out=out[rows])
     return out, inverse, kept
 
+
+def _room(x: np.ndarray, shape: tuple) -> np.ndarray:
+    """An empty array whose axes lie in memory as those of x, if x has its rows in one piece."""
+    whole = 0 not in x.strides and x.strides[-1] == x.itemsize
+    return np.empty_like(x, shape=shape) if whole else np.empty(shape, x.dtype)
+
 # %% ../../nbs/transformer/attention.ipynb #37f7a977
 def _backward(grad, q, k, v, out, inverse, kept, scale: float, dropout_mask) -> tuple:
     """The gradients of q, k and v, from that of the result and what `_forward` returned."""
-    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+    dq, dk, dv = (_room(x, x.shape) for x in (q, k, v))
     values, T = v.swapaxes(-1, -2), q.shape[-2]  # (..., e, S)
     for where, a, b, end, w in kept:
         rows = (*where, ..., slice(a, b), slice(None))

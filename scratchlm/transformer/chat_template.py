@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TOKEN', 'OPEN', 'CLOSE', 'METHODS', 'TESTS', 'FILTERS', 'LEVELS', 'CONSTANTS', 'STATEMENTS', 'GLOBALS', 'compiled',
            'NONCHARACTERS', 'render_chatml', 'TemplateError', 'Undefined', 'tokens_of', 'chunks', 'Scope', 'Namespace',
-           'get', 'binary', 'tojson', 'indent', 'first_of', 'last_of', 'default', 'pick', 'map_filter', 'Reader',
-           'expression', 'level', 'join', 'comparison', 'unary', 'postfix', 'subscript', 'arguments', 'call',
-           'filtered', 'tested', 'primary', 'sequence', 'dictionary', 'Break', 'Continue', 'Blocks', 'run', 'write',
-           'finished', 'located', 'read_if', 'assign', 'read_targets', 'read_for', 'loop_at', 'read_set', 'captured',
-           'read_macro', 'read_jump', 'raise_exception', 'strftime_now', 'Template', 'render', 'encode_chat', 'shields',
-           'guard']
+           'get', 'binary', 'tojson', 'indent', 'first_of', 'last_of', 'default', 'pick', 'map_filter', 'without_case',
+           'unique', 'to_int', 'to_float', 'Reader', 'expression', 'level', 'join', 'comparison', 'unary', 'postfix',
+           'subscript', 'arguments', 'call', 'filtered', 'tested', 'primary', 'sequence', 'dictionary', 'Break',
+           'Continue', 'Blocks', 'run', 'write', 'finished', 'located', 'read_if', 'assign', 'read_targets', 'read_for',
+           'loop_at', 'read_set', 'captured', 'read_macro', 'read_jump', 'raise_exception', 'strftime_now',
+           'short_range', 'Template', 'render', 'encode_chat', 'shields', 'guard']
 
 # %% ../../nbs/transformer/chat_template.ipynb #0c2dd548
 import codecs
@@ -48,8 +48,14 @@ class Undefined:
     def __str__(self) -> str:
         return ""
 
+    def __repr__(self) -> str:
+        return "Undefined"
+
     def __len__(self) -> int:
         return 0
+
+    def __getitem__(self, key):
+        raise TemplateError(f"{self.name!r} is undefined, so it has no {key!r}")
 
     def __iter__(self) -> Iterator:
         return iter(())
@@ -66,7 +72,7 @@ TOKEN = re.compile(
     |(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
     |(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)
     |(?P<name>[^\W\d]\w*)
-    |(?P<sign>\*\*|//|[=!<>]=|[-+*/%~<>()\[\]{}.,:|=])""", re.S | re.X)
+    |(?P<sign>//|[=!<>]=|[-+*/%~<>()\[\]{}.,:|=])""", re.S | re.X)
 OPEN = re.compile(r"\{\{|\{%|\{\#")
 CLOSE = {"{{": re.compile(r"[-+]?\}\}"), "{%": re.compile(r"[-+]?%\}")}
 
@@ -161,7 +167,7 @@ METHODS[str].remove("format")  # it can reach into Python's objects
 def get(value, key, dot: bool = False):
     """`value.key` or `value[key]`: an item, or a harmless method. Nothing else of Python."""
     if isinstance(value, Undefined):
-        raise TemplateError(f"{value.name!r} is undefined")
+        return value[key]
     method = next((getattr(value, key) for kind, names in METHODS.items()
                    if isinstance(value, kind) and isinstance(key, str) and key in names), None)
     if method is not None and dot:
@@ -176,7 +182,7 @@ def binary(sign: str) -> Callable:
     """The function of two values behind an operator, with undefined values refused."""
     functions = {
         "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
-        "//": operator.floordiv, "%": operator.mod, "**": operator.pow,
+        "//": operator.floordiv, "%": operator.mod,
         "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
         ">": operator.gt, ">=": operator.ge,
         "~": lambda a, b: str(a) + str(b),
@@ -186,7 +192,8 @@ def binary(sign: str) -> Callable:
 
     def apply(a, b):
         for value in (a, b):
-            if isinstance(value, Undefined) and sign not in ("==", "!=", "~", "in", "not in"):
+            text = sign == "%" and isinstance(a, str)  # to fill in a text is harmless
+            if isinstance(value, Undefined) and sign in "+-*//%<=>=" and not text:
                 raise TemplateError(f"{value.name!r} is undefined")
         return function(a, b)
 
@@ -237,29 +244,67 @@ TESTS = {
     "mapping": lambda v: isinstance(v, dict),
     "iterable": lambda v: hasattr(v, "__iter__"),
     "sequence": lambda v: hasattr(v, "__len__") and hasattr(v, "__getitem__"),
-    "callable": callable,
+    "callable": lambda v: callable(v) or isinstance(v, Undefined),
     "even": lambda v: v % 2 == 0,
     "odd": lambda v: v % 2 == 1,
     "divisibleby": lambda v, n: v % n == 0,
     "in": lambda v, values: v in values,
     "equalto": operator.eq, "eq": operator.eq, "ne": operator.ne, "lt": operator.lt,
     "le": operator.le, "gt": operator.gt, "ge": operator.ge, "sameas": operator.is_,
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
+    ">": operator.gt, ">=": operator.ge,
+    "lower": lambda v: str(v).islower(), "upper": lambda v: str(v).isupper(),
 }
 
 # %% ../../nbs/transformer/chat_template.ipynb #5002286a
 def pick(values, test: str | None = None, *args, attribute=None, keep: bool = True) -> list:
     """The items that pass a test (or are true); with `attribute`, an item of theirs does."""
-    passes = partial(lambda *v: TESTS[test](*v)) if test else bool
+    if test not in TESTS and test is not None:
+        raise TemplateError(f"no test is named {test!r}")
+    passes = TESTS[test] if test else bool
     value = (lambda item: item) if attribute is None else (lambda item: get(item, attribute))
-    return [item for item in values if bool(passes(value(item), *args)) == keep]
+    return [item for item in values or () if bool(passes(value(item), *args)) == keep]
 
 
 def map_filter(values, name: str | None = None, *args, attribute=None, default=None) -> list:
     """Every item's `attribute`, or what the filter `name` makes of every item."""
+    if name not in FILTERS and attribute is None:
+        raise TemplateError(f"no filter is named {name!r}")
     if attribute is None:
-        return [FILTERS[name](item, *args) for item in values]
-    found = [get(item, attribute) for item in values]
+        return [FILTERS[name](item, *args) for item in values or ()]
+    found = [get(item, attribute) for item in values or ()]
     return [default if isinstance(f, Undefined) and default is not None else f for f in found]
+
+
+def without_case(value):
+    """What values are compared by: text without regard to capitals."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def unique(values) -> list:
+    """The items without those that were there before."""
+    seen = {}
+    for item in values:
+        seen.setdefault(without_case(item), item)
+    return list(seen.values())
+
+
+def to_int(value, default: int = 0) -> int:
+    """The whole number that a value stands for, or `default`."""
+    try:
+        return int(value if isinstance(value, (str, int)) else float(value))
+    except (TypeError, ValueError):
+        return int(to_float(value, default))
+
+
+def to_float(value, default: float = 0.0) -> float:
+    """The number that a value stands for, or `default`."""
+    if isinstance(value, Undefined):
+        raise TemplateError(f"{value.name!r} is undefined")
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return default
 
 
 FILTERS = {
@@ -269,13 +314,15 @@ FILTERS = {
     "upper": lambda v: str(v).upper(), "lower": lambda v: str(v).lower(),
     "capitalize": lambda v: str(v).capitalize(),
     "title": lambda v: re.sub(r"[^-\s({\[<]+", lambda m: m[0][:1].upper() + m[0][1:].lower(), str(v)),
-    "string": str, "safe": lambda v: v, "list": list,
-    "int": lambda v, default=0: int(v) if str(v).strip().lstrip("+-").isdigit() else default,
+    "string": str, "safe": str, "list": list, "abs": abs, "sum": sum, "float": to_float,
+    "int": to_int,
     "replace": lambda v, old, new, n=-1: str(v).replace(old, new, n),
     "join": lambda v, by="", attribute=None: str(by).join(
         str(item if attribute is None else get(item, attribute)) for item in v),
-    "items": lambda v: list(v.items()) if isinstance(v, dict) else [],
-    "dictsort": lambda v: sorted(v.items()), "sort": sorted, "unique": lambda v: list(dict.fromkeys(v)),
+    "items": lambda v: list({}.items() if isinstance(v, Undefined) else v.items()),
+    "dictsort": lambda v: sorted(v.items(), key=lambda item: without_case(item[0])),
+    "sort": lambda v, reverse=False: sorted(v, key=without_case, reverse=reverse),
+    "unique": unique,
     "reverse": lambda v: v[::-1] if isinstance(v, str) else list(v)[::-1],
     "map": map_filter, "select": pick, "reject": partial(pick, keep=False),
     "selectattr": lambda v, a, *rest: pick(v, *rest, attribute=a),
@@ -322,7 +369,7 @@ class Reader:
 
 # %% ../../nbs/transformer/chat_template.ipynb #ea1d806d
 LEVELS = [("or",), ("and",), ("not",), ("==", "!=", "<", "<=", ">", ">=", "in", "not"),
-          ("+", "-"), ("~",), ("*", "/", "//", "%"), ("**",)]
+          ("+", "-"), ("~",), ("*", "/", "//", "%")]
 
 
 def expression(r: Reader) -> Callable[[Scope], object]:
@@ -475,7 +522,7 @@ def tested(r: Reader, value: Callable) -> Callable:
     if r.take("("):
         args = arguments(r)
     elif r.next_token()[0] in ("string", "number") or r.peek("[", "{") or (
-        r.next_token()[0] == "name" and not r.peek("else", "or", "and", "is", "if", "in", "not")
+        r.next_token()[0] == "name" and not r.peek("else", "or", "and")
     ):
         args = ([postfix(r, primary(r))], {})
     return lambda s: bool(call(TESTS[name], s, args, value(s))) != negated
@@ -612,8 +659,11 @@ def located(step: Callable, line: int) -> Callable:
             if str(error).startswith("chat template"):
                 raise
             raise TemplateError(f"chat template, line {line}: {error}") from None
-        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise TemplateError(f"chat template, line {line}: {error}") from error
+        except (Break, Continue):
+            raise
+        except Exception as error:
+            words = " ".join(str(error).split())
+            raise TemplateError(f"chat template, line {line}: {words}") from error
 
     return step_there
 
@@ -782,8 +832,15 @@ def strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
+def short_range(*args: int) -> range:
+    """`range`, but for so many numbers that a template might hang."""
+    if len(range(*args)) > 100_000:
+        raise TemplateError("range: more than 100,000 numbers")
+    return range(*args)
+
+
 GLOBALS = {
-    "range": lambda *args: list(range(*args)), "namespace": Namespace, "dict": dict,
+    "range": short_range, "namespace": Namespace, "dict": dict,
     "raise_exception": raise_exception, "strftime_now": strftime_now,
 }
 

@@ -440,8 +440,9 @@ def save_checkpoint(path: str | os.PathLike, trainer: Any) -> Path:
     """Write `trainer.state_dict()`, or `trainer` itself if it is a dict, to one file.
 
     path: a file that ends in .safetensors, or a folder. Returns the path of the file. An old
-    checkpoint stays until the new one is whole; what a killed save left behind is removed.
-    Raises TypeError, naming the place, for a state that cannot be stored.
+    checkpoint stays until the new one is whole; what a killed save left behind is removed, so
+    only one process may save to a path at a time. Raises TypeError, naming the place, for a
+    state that cannot be stored.
     """
     path, arrays = checkpoint_path(path), {}
     state = trainer if isinstance(trainer, dict) else trainer.state_dict()

@@ -13,38 +13,40 @@ from ..learning.dropout import dropout_mask
 from ..learning.linear import Linear, Module
 from .attention import scaled_dot_product_attention
 
-# %% ../../nbs/transformer/multi_head_attention.ipynb #680258a6
+# %% ../../nbs/transformer/multi_head_attention.ipynb #26c92ed8
 def split_heads(x, n_heads: int):
-    """(B, T, H·d) -> (B, H, T, d): a view, so that every head is a stack of matrices of its own.
+    """(B, T, H·d) -> (B, H, T, d), a view in which every head is a sequence by itself.
 
     x: a Tensor or an ndarray. Raises ValueError if the features cannot be shared evenly.
     """
     batch, length, features = x.shape
     if features % n_heads:
-        raise ValueError(f"split_heads: {features} features cannot be shared by {n_heads} heads; "
-                         "their number must be a multiple of the number of heads")
+        raise ValueError(f"split_heads: {features} features cannot be shared by {n_heads} "
+                         "heads; their number must be a multiple of the number of heads")
     x = x.reshape(batch, length, n_heads, features // n_heads)  # (B, T, H, d)
     return x.swapaxes(1, 2)  # (B, H, T, d)
 
 
 def merge_heads(x):
-    """(B, H, T, d) -> (B, T, H·d): what `split_heads` did, undone."""
+    """(B, H, T, d) -> (B, T, H·d): `split_heads` undone. x: a Tensor or an ndarray."""
     batch, heads, length, size = x.shape
     return x.swapaxes(1, 2).reshape(batch, length, heads * size)  # (B, T, H·d)
 
-# %% ../../nbs/transformer/multi_head_attention.ipynb #d90958c3
-def packed_attention(qkv: Tensor, n_heads: int, causal: bool = True, dropout_mask=None) -> Tensor:
+# %% ../../nbs/transformer/multi_head_attention.ipynb #169e3a6c
+def packed_attention(qkv: Tensor, n_heads: int, causal: bool = True,
+                     dropout_mask=None) -> Tensor:
     """Multi-head attention of queries, keys and values that lie side by side, as one node.
 
-    qkv: (B, T, 3·H·d), all queries first, then all keys, then all values. Returns (B, T, H·d).
-    dropout_mask: as in `scaled_dot_product_attention`, (B, H, T, T).
+    qkv: (B, T, 3·H·d): all queries, then all keys, then all values. Returns (B, T, H·d).
+    causal, dropout_mask: as in `scaled_dot_product_attention`; the mask (B, H, T, T).
     """
     views = [split_heads(part, n_heads) for part in np.split(qkv.data, 3, axis=-1)]
-    q, k, v = (Tensor(view, requires_grad=qkv.requires_grad) for view in views)  # (B, H, T, d)
+    parts = (Tensor(view, requires_grad=qkv.requires_grad) for view in views)
+    q, k, v = parts  # (B, H, T, d)
     heads = scaled_dot_product_attention(q, k, v, causal=causal, dropout_mask=dropout_mask)
 
     def backward(grad):
-        full = np.empty_like(qkv.data)
+        full = np.empty_like(qkv.data)  # (B, T, 3·H·d)
         parts = np.split(full, 3, axis=-1)
         for part, by_part in zip(parts, heads.rule(split_heads(grad, n_heads))):
             split_heads(part, n_heads)[...] = by_part
@@ -52,37 +54,50 @@ def packed_attention(qkv: Tensor, n_heads: int, causal: bool = True, dropout_mas
 
     return record(merge_heads(heads.data), (qkv,), backward)
 
-# %% ../../nbs/transformer/multi_head_attention.ipynb #1f49bc9a
+# %% ../../nbs/transformer/multi_head_attention.ipynb #6a8e4ce9
 class MultiHeadAttention(Module):
-    """Causal self-attention with several heads: one matrix makes q, k and v, one mixes the heads.
+    """Causal self-attention with several heads.
 
-    n_embd: features C, shared evenly by n_head heads. dropout: the probability with which a weight
-    is dropped in training. c_attn: C -> 3·C; c_proj: C -> C. rng: the numpy Generator to draw from.
+    n_embd: features C, which the n_head heads share. dropout: the probability for a weight to
+    be dropped in training. c_attn: C -> 3·C makes queries, keys and values; c_proj: C -> C
+    mixes the heads. rng: the numpy Generator to draw from. ValueError if C / n_head is no integer.
     """
     def __init__(self, n_embd: int, n_head: int, bias: bool = True, dropout: float = 0.0,
                  rng: np.random.Generator | None = None):
         if n_embd % n_head:
-            raise ValueError(f"MultiHeadAttention: {n_embd} features cannot be shared by {n_head} "
-                             "heads; choose n_embd as a multiple of n_head")
+            raise ValueError(f"MultiHeadAttention: {n_embd} features cannot be shared by "
+                             f"{n_head} heads; choose n_embd as a multiple of n_head")
         rng = np.random.default_rng() if rng is None else rng
         self.n_head, self.dropout, self.rng = n_head, dropout, rng
         self.c_attn = Linear(n_embd, 3 * n_embd, bias, rng)
         self.c_proj = Linear(n_embd, n_embd, bias, rng)
 
     def forward(self, x, cache=None, layer: int = 0) -> Tensor:
-        """x: (B, T, C). cache: keys and values of earlier positions, or None. Returns (B, T, C)."""
+        """x: (B, T, C). Returns (B, T, C). cache: keys and values of earlier positions."""
         qkv = self.c_attn(x)  # (B, T, 3·C)
-        if cache is None:
-            batch, length, _ = x.shape
-            mask = self._mask((batch, self.n_head, length, length), qkv.dtype)
-            return self.c_proj(packed_attention(qkv, self.n_head, dropout_mask=mask))
-        batch, length, features = qkv.shape
-        heads = qkv.data.reshape(batch, length, 3, self.n_head, -1)  # (B, T, 3, H, d)
-        k, v = cache.update(layer, heads[:, :, 1], heads[:, :, 2])  # (B, S, H, d)
-        q, k, v = (Tensor(part.swapaxes(1, 2)) for part in (heads[:, :, 0], k, v))
-        return self.c_proj(merge_heads(scaled_dot_product_attention(q, k, v, causal=True)))
+        if cache is not None:
+            return self.c_proj(self.continue_from(cache, layer, qkv.data))
+        batch, length, _ = qkv.shape
+        mask = None
+        if self.training and self.dropout:
+            shape = (batch, self.n_head, length, length)
+            mask = dropout_mask(shape, self.dropout, self.rng, qkv.dtype)
+        return self.c_proj(packed_attention(qkv, self.n_head, dropout_mask=mask))
 
-    def _mask(self, shape: tuple, dtype) -> np.ndarray | None:
-        if not (self.training and self.dropout):
-            return None
-        return dropout_mask(shape, self.dropout, self.rng, dtype)
+# %% ../../nbs/transformer/multi_head_attention.ipynb #957e5d15
+def _continue_from(self: MultiHeadAttention, cache, layer: int, qkv: np.ndarray) -> Tensor:
+    """Attend from new positions to all so far. qkv: (B, T, 3·C). Returns (B, T, C).
+
+    cache.update(layer, k, v) stores arrays (B, T, H, d) and returns all that it has,
+    (B, S, H, d). There is no gradient and no dropout: this is for writing, not for training.
+    """
+    batch, length, _ = qkv.shape
+    q, k, v = (part.reshape(batch, length, self.n_head, -1)  # (B, T, H, d)
+               for part in np.split(qkv, 3, axis=-1))
+    k, v = cache.update(layer, k, v)  # (B, S, H, d)
+    q, k, v = (part.swapaxes(1, 2) for part in (q, k, v))  # (B, H, T or S, d)
+    return merge_heads(scaled_dot_product_attention(q, k, v, causal=True))
+
+
+MultiHeadAttention.continue_from = _continue_from
+MultiHeadAttention.extra_repr = lambda self: f"n_head={self.n_head}, dropout={self.dropout}"

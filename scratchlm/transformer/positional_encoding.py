@@ -11,40 +11,46 @@ import numpy as np
 from ..foundations.tensor import Tensor
 from ..learning.linear import Module, Parameter
 
-# %% ../../nbs/transformer/positional_encoding.ipynb #678a8de2
+# %% ../../nbs/transformer/positional_encoding.ipynb #d781b8b9
 def sinusoidal(length: int, dim: int, base: float = 10000.0, start: int = 0,
                dtype=np.float32) -> np.ndarray:
-    """Positions start … start + length - 1 as sines and cosines of `dim`/2 frequencies.
+    """Positions start … start + length - 1 as sines and cosines (Vaswani et al. 2017).
 
-    Returns (length, dim): entry (p, 2i) is sin(p / base^(2i/dim)), entry (p, 2i + 1) the cosine
-    [@vaswani2017]. Raises ValueError if `dim` is odd.
+    Returns (length, dim): entry (t, 2i) is sin(t / base^(2i/dim)), (t, 2i + 1) the cosine.
+    Raises ValueError if `dim` is odd.
     """
     if dim % 2:
         raise ValueError(f"sinusoidal: {dim} features cannot hold pairs of sine and cosine; "
                          "choose an even number")
     frequencies = base ** (-np.arange(0, dim, 2) / dim)  # (dim/2,)
     angles = np.arange(start, start + length)[:, None] * frequencies  # (length, dim/2)
-    return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, dim).astype(dtype)
+    pairs = np.stack([np.sin(angles), np.cos(angles)], axis=-1)  # (length, dim/2, 2)
+    return pairs.reshape(length, dim).astype(dtype)
 
-# %% ../../nbs/transformer/positional_encoding.ipynb #0f63b328
+# %% ../../nbs/transformer/positional_encoding.ipynb #7750dced
 class LearnedPositions(Module):
-    """One vector for each position, learned like any other parameter.
+    """A vector for each position, learned like any other parameter.
 
-    weight: (n_positions, n_embd), normal with standard deviation 0.02 [@radford2019].
+    weight: (n_positions, n_embd), at first normal with standard deviation `std`, GPT-2's 0.02.
+    rng: the numpy Generator to draw from.
     """
-    def __init__(self, n_positions: int, n_embd: int, rng: np.random.Generator | None = None):
+    def __init__(self, n_positions: int, n_embd: int, rng: np.random.Generator | None = None,
+                 std: float = 0.02):
         rng = np.random.default_rng() if rng is None else rng
-        self.weight = Parameter(0.02 * rng.standard_normal((n_positions, n_embd), np.float32))
+        weight = rng.standard_normal((n_positions, n_embd), dtype=np.float32)
+        self.weight = Parameter(weight * np.float32(std))
 
     def forward(self, length: int, start: int = 0) -> Tensor:
         """The vectors of positions start … start + length - 1: (length, n_embd).
 
-        Raises ValueError beyond the last position that was learned.
+        Raises ValueError for a position that is not in the table.
         """
-        if start + length > len(self.weight):
-            raise ValueError(f"LearnedPositions: position {start + length - 1} was asked for, but "
-                             f"only {len(self.weight)} are learned; shorten the text, or build "
-                             "the model with more positions")
+        known = len(self.weight)
+        if start < 0 or start + length > known:
+            raise ValueError(
+                f"LearnedPositions: positions {start} to {start + length - 1} were asked for, and "
+                f"0 to {known - 1} are known; shorten the text, or build the model with more"
+            )
         return self.weight[start : start + length]
 
     def extra_repr(self) -> str:

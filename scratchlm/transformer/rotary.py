@@ -13,90 +13,91 @@ import numpy as np
 from ..foundations.tensor import Tensor, as_tensor, record
 from ..workshop.upgrade import upgradable
 
-# %% ../../nbs/transformer/rotary.ipynb #d8d8bfdf
-ROPE_SCALINGS: dict[str, Callable] = {}  # rope_type -> (frequencies, scaling) -> frequencies
+# %% ../../nbs/transformer/rotary.ipynb #c17adf62
+ROPE_SCALINGS: dict[str, Callable] = {}  # rope_type -> f(frequencies, scaling) -> frequencies
 
 
-def rope_frequencies(head_dim: int, base: float = 10000.0, scaling: dict | None = None) -> np.ndarray:
-    """The angle, in radians, by which each pair of features turns from one position to the next.
+def rope_frequencies(head_dim: int, base: float = 10000.0,
+                     scaling: dict | None = None) -> np.ndarray:
+    """By how many radians each pair of numbers turns from one position to the next.
 
-    Returns (head_dim/2,) float64: base^(-2i/head_dim) for pair i. scaling: None, or a dict as in a
-    model's configuration, whose "rope_type" is "default" or a key of ROPE_SCALINGS.
+    Returns (head_dim/2,) float64: base^(-2i/head_dim) for pair i. scaling: None, or a dict as
+    in a configuration, whose "rope_type" is "default" or a key of ROPE_SCALINGS.
     Raises ValueError if head_dim is odd or the type is unknown.
     """
     if head_dim % 2:
-        raise ValueError(f"rope_frequencies: {head_dim} features do not make pairs; choose an even "
-                         "head_dim")
+        raise ValueError(f"rope_frequencies: {head_dim} numbers do not make pairs; choose an "
+                         "even head_dim")
     frequencies = base ** (-np.arange(0, head_dim, 2) / head_dim)  # (d/2,)
-    kind = "default" if scaling is None else scaling.get("rope_type", scaling.get("type"))
+    kind = scaling.get("rope_type", scaling.get("type")) if scaling else None
     if kind in (None, "default"):
         return frequencies
     if kind not in ROPE_SCALINGS:
         known = ", ".join(["default", *ROPE_SCALINGS])
-        raise ValueError(f"rope_frequencies: scaling {kind!r} is unknown; known: {known}")
+        raise ValueError(f"rope_frequencies: rope_type {kind!r} is unknown; known are: {known}")
     return ROPE_SCALINGS[kind](frequencies, scaling)
 
-# %% ../../nbs/transformer/rotary.ipynb #d0b51bf8
+# %% ../../nbs/transformer/rotary.ipynb #2e2e413d
 def rope_table(positions, head_dim: int, base: float = 10000.0, scaling: dict | None = None,
                dtype=np.float32) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of every pair's angle at the given positions.
 
-    positions: integers of any shape (...), or one number n for 0 … n - 1. Returns two arrays
-    (..., head_dim/2), times scaling's "attention_factor" if it has one.
+    positions: integers of any shape (...), or one number n, which stands for 0 … n - 1.
+    Returns two arrays (..., head_dim/2), times `scaling`'s "attention_factor", if it has one.
     """
     positions = np.arange(positions) if np.ndim(positions) == 0 else np.asarray(positions)
     angles = positions[..., None] * rope_frequencies(head_dim, base, scaling)  # (..., d/2)
-    factor = (scaling or {}).get("attention_factor", 1.0)
+    factor = (scaling or {}).get("attention_factor") or 1.0
     return (factor * np.cos(angles)).astype(dtype), (factor * np.sin(angles)).astype(dtype)
 
-# %% ../../nbs/transformer/rotary.ipynb #3c1f730e
-def _pairs(x: np.ndarray, interleaved: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Views of the first and second members of all pairs, (..., d/2) each."""
-    half = x.shape[-1] // 2
-    return (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
-
-
+# %% ../../nbs/transformer/rotary.ipynb #1ae0ba38
 def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, interleaved: bool) -> np.ndarray:
-    """Every pair (a, b) of x turned: (a·cos - b·sin, b·cos + a·sin). x: (..., T, H, d)."""
-    cos, sin = cos[..., None, :], sin[..., None, :]  # (T, 1, d/2): the same for all heads
-    (a, b), out = _pairs(x, interleaved), np.empty_like(x)
-    first, second = _pairs(out, interleaved)
-    np.multiply(a, cos, out=first)
-    first -= b * sin
-    np.multiply(b, cos, out=second)
-    second += a * sin
-    return out
+    """Every pair (a, b) of x, turned: (a·cos - b·sin, b·cos + a·sin).
 
-# %% ../../nbs/transformer/rotary.ipynb #a6fb2989
+    x: (..., T, H, d). cos, sin: (..., T, d/2), of the dtype of x. Returns a new array.
+    """
+    if interleaved:
+        turn = (cos + 1j * sin)[..., None, :]  # (..., T, 1, d/2): the same for all heads
+        pairs = np.ascontiguousarray(x).view(turn.dtype)  # (..., T, H, d/2), a + ib
+        return (pairs * turn).view(x.dtype)  # (..., T, H, d)
+    cos, sin = cos[..., None, :], sin[..., None, :]  # (..., T, 1, d/2)
+    halves = x.reshape(*x.shape[:-1], 2, -1)  # (..., T, H, 2, d/2)
+    a, b = halves[..., 0, :], halves[..., 1, :]  # (..., T, H, d/2)
+    out = halves * cos[..., None, :]
+    out[..., 0, :] -= b * sin
+    out[..., 1, :] += a * sin
+    return out.reshape(x.shape)
+
+# %% ../../nbs/transformer/rotary.ipynb #2429c033
 @upgradable
 def apply_rope(x, cos: np.ndarray, sin: np.ndarray, interleaved: bool = False) -> Tensor:
-    """Rotate queries or keys by the angles of their positions [@su2021], as one node.
+    """Turn queries or keys by the angles of their positions (Su et al. 2021), as one node.
 
     x: (B, T, H, d). cos, sin: (T, d/2) or (B, T, d/2), from `rope_table`. interleaved: whether
-    features 2i and 2i + 1 make a pair, instead of i and i + d/2. Returns (B, T, H, d).
+    the numbers 2i and 2i + 1 make a pair, and not i and i + d/2. Returns (B, T, H, d).
     Raises ValueError if the table does not fit.
     """
     x = as_tensor(x)
-    want = (*x.shape[-3:-2], x.shape[-1] // 2)
-    if x.ndim < 3 or x.shape[-1] % 2 or cos.shape[-2:] != want or sin.shape != cos.shape:
-        raise ValueError(f"apply_rope: x has shape {x.shape}, cos {cos.shape} and sin {sin.shape}; "
-                         "they must be (B, T, H, d) with d even, and twice (T, d/2)")
+    wanted = (*x.shape[-3:-2], x.shape[-1] // 2) if x.ndim >= 3 else None
+    if wanted is None or x.shape[-1] % 2 or cos.shape[-2:] != wanted or sin.shape != cos.shape:
+        raise ValueError(f"apply_rope: x has shape {x.shape}, cos {cos.shape} and sin "
+                         f"{sin.shape}; they must be (B, T, H, d), and twice (T, d/2)")
     cos, sin = cos.astype(x.dtype, copy=False), sin.astype(x.dtype, copy=False)
     return record(rotate(x.data, cos, sin, interleaved), (x,),
                   lambda grad: (rotate(grad, cos, -sin, interleaved),))
 
-# %% ../../nbs/transformer/rotary.ipynb #9c10ea8e
+# %% ../../nbs/transformer/rotary.ipynb #557018a7
 def to_half_split(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Reorder the rows of a query or key projection from interleaved pairs to half-split ones.
+    """Reorder the rows of a query or key matrix from interleaved pairs to half-split ones.
 
-    weight: (n_heads·d, ...), or a bias. Within each head rows 0, 1, 2, 3, … become
-    0, 2, 4, …, 1, 3, 5, …
+    weight: (n_heads·d, ...), or a bias (n_heads·d,). Within each head the rows 0, 1, 2, 3, …
+    come out in the order 0, 2, 4, …, 1, 3, 5, …
     """
     pairs = weight.reshape(n_heads, -1, 2, *weight.shape[1:])  # (H, d/2, 2, ...)
-    return pairs.swapaxes(1, 2).reshape(weight.shape)
+    return pairs.swapaxes(1, 2).reshape(weight.shape)  # (H, 2, d/2, ...), then flat
 
 
 def to_interleaved(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """What `to_half_split` does, undone."""
     halves = weight.reshape(n_heads, 2, -1, *weight.shape[1:])  # (H, 2, d/2, ...)
-    return halves.swapaxes(1, 2).reshape(weight.shape)
+    return halves.swapaxes(1, 2).reshape(weight.shape)  # (H, d/2, 2, ...), then flat

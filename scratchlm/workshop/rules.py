@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TOOLS', 'EXPORTED_TOOLS', 'EXPORTS', 'IMPORTERS', 'MIN_WORDS', 'CHECKERS', 'RULES', 'Cell', 'code_cells',
            'without_magic', 'bindings', 'origin', 'dotted', 'dynamic_import', 'Use', 'uses', 'within', 'granters',
-           'objection', 'chapter_objection', 'check_imports', 'check_description', 'check_implementation', 'runs',
-           'can_fail', 'find_tests', 'check_tests', 'check_paper', 'check_tech', 'check_rules']
+           'objection', 'chapter_objection', 'all_uses', 'check_imports', 'check_description', 'check_implementation',
+           'runs', 'can_fail', 'find_tests', 'tests_in', 'check_tests', 'check_paper', 'check_tech', 'check_rules']
 
 # %% ../../nbs/workshop/rules.ipynb #e1384355
 import ast
@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from scratchlm.workshop.tree import (
@@ -66,6 +67,7 @@ def code_cells(notebook: dict) -> list[Cell]:
     return cells
 
 
+@lru_cache(maxsize=1 << 14)
 def without_magic(source: str) -> str:
     """The source with lines of magic replaced, if it is no Python as it stands."""
     try:
@@ -214,25 +216,35 @@ def chapter_objection(tree: Tree, permitted: set[str], use: Use) -> str | None:
     return f"uses {use.name}, which is no chapter among its ancestors"
 
 # %% ../../nbs/workshop/rules.ipynb #70534f77
-def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
-    """One line for everything that the chapter is not entitled to use, at its first use."""
-    package, problems, parsed = tech.module.rpartition(".")[0], [], []
-    for cell in code_cells(notebook):
+@lru_cache(maxsize=512)
+def all_uses(cells: tuple[Cell, ...], package: str) -> tuple[list, list]:
+    """For every cell what it uses; and cell, line and message of those that are no Python."""
+    wrong, parsed = [], []
+    for cell in cells:
         try:
             parsed.append((cell, ast.parse(cell.source)))
         except SyntaxError as error:
-            where = f"{tech.notebook}: cell {cell.id}, line {error.lineno}"
-            problems.append(f"{where}: not valid Python: {error.msg}")
+            wrong.append((cell, error.lineno, error.msg))
     everything = [node for _, code in parsed for node in code.body]
     library = [node for cell, code in parsed if cell.exported for node in code.body]
     bound = {
         exported: bindings(ast.Module(body, []), package)
         for exported, body in ((False, everything), (True, library))
     }
+    return [(cell, list(uses(code, bound[cell.exported], package)))
+            for cell, code in parsed], wrong
+
+
+def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
+    """One line for everything that the chapter is not entitled to use, at its first use."""
+    package = tech.module.rpartition(".")[0]
+    used, wrong = all_uses(tuple(code_cells(notebook)), package)
+    problems = [f"{tech.notebook}: cell {cell.id}, line {line}: not valid Python: {message}"
+                for cell, line, message in wrong]
     refused: set[str] = set()
-    for cell, code in parsed:
+    for cell, names in used:
         where = f"{tech.notebook}: {'exported' if cell.exported else 'test'} cell {cell.id}"
-        for use in uses(code, bound[cell.exported], package):
+        for use in names:
             why = objection(tree, tech, use, cell.exported)
             if why and not any(within(use.name, name) for name in refused):
                 refused.add(use.name)
@@ -318,8 +330,14 @@ def can_fail(test: ast.AST, helpers: set[str] = frozenset()) -> bool:
 # %% ../../nbs/workshop/rules.ipynb #fc815f57
 def find_tests(notebook: dict) -> dict[str, tuple[str, bool, bool]]:
     """Test name -> (cell id, whether it can fail, whether its cell calls it)."""
+    return dict(tests_in(tuple(code_cells(notebook))))
+
+
+@lru_cache(maxsize=512)
+def tests_in(cells: tuple[Cell, ...]) -> dict[str, tuple[str, bool, bool]]:
+    """The same, for the code cells of a notebook."""
     found, helpers = {}, set()
-    for cell in code_cells(notebook):
+    for cell in cells:
         try:
             body = [] if cell.exported else ast.parse(cell.source).body
         except SyntaxError:

@@ -337,6 +337,18 @@ def test_sentencepiece_training_gives_the_same_merges():
         assert {token.decode(): id for token, id in ours.vocab.items()} == vocab, seed
 
 
+def test_encodes_as_tiktoken():
+    tiktoken = pytest.importorskip("tiktoken")
+    for pattern in (GPT2_PATTERN, GPT4_PATTERN, QWEN2_PATTERN):
+        ours = train_bpe([TEXT], 420, pattern)
+        ours = BPE(ours.vocab, ours.merges, pattern, {"<|end|>": 420, "<|start|>": 421})
+        theirs = tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=ours.vocab,
+                                   special_tokens=ours.special_tokens)
+        for string in fuzz(3000, seed=5, without=YOUNG):
+            assert ours.encode(string) == theirs.encode(string, allowed_special="all"), string
+            assert ours.encode(string, parse_special=False) == theirs.encode_ordinary(string)
+
+
 def test_transformers_loads_what_we_save(tmp_path):
     transformers = pytest.importorskip("transformers")
     ours = train_bpe([TEXT], 300, special_tokens=["<|end|>", "<|start|>"], bos="<|start|>", eos="<|end|>")
