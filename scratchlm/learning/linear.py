@@ -128,13 +128,13 @@ def _named_children(module: Module) -> Iterator[tuple[str, Module]]:
     for name, value in vars(module).items():
         if isinstance(value, Module):
             yield name, value
-        elif isinstance(value, (list, tuple, dict)) and value and name[0] != "_":
-            first = next(iter(value.values() if isinstance(value, dict) else value))
-            if isinstance(first, (Module, Parameter)):
-                raise TypeError(
-                    f"{type(module).__name__}: .{name} is a {type(value).__name__} with a "
-                    f"{type(first).__name__} in it, which nobody would find; use a ModuleList"
-                )
+        elif isinstance(value, (list, tuple, dict)) and name[0] != "_":
+            for item in value.values() if isinstance(value, dict) else value:
+                if isinstance(item, (Module, Parameter)):
+                    raise TypeError(
+                        f"{type(module).__name__}: .{name} is a {type(value).__name__} with a "
+                        f"{type(item).__name__} in it, which no walk finds; use a ModuleList"
+                    )
 
 
 def _walk(module: Module, prefix: str, above: tuple = ()) -> Iterator[tuple[str, Module]]:
@@ -215,9 +215,17 @@ def _requires_grad_(self: Module, flag: bool = True) -> Module:
 
 
 def _apply(self: Module, function: Callable[[Module], object]) -> Module:
-    """Call `function` on every module, children before parents, and return the module."""
-    for module in reversed(list(self.modules())):
+    """Call `function` once on every module, children first, and return the module."""
+    done = {id(self)}
+
+    def visit(module):
+        for child in module.children():
+            if id(child) not in done:
+                done.add(id(child))
+                visit(child)
         function(module)
+
+    visit(self)
     return self
 
 

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TOKEN', 'OPEN', 'CLOSE', 'METHODS', 'TESTS', 'FILTERS', 'LEVELS', 'CONSTANTS', 'STATEMENTS', 'GLOBALS', 'compiled',
-           'NONCHARACTERS', 'render_chatml', 'TemplateError', 'Undefined', 'tokens_of', 'chunks', 'Scope', 'Namespace',
-           'get', 'binary', 'tojson', 'indent', 'first_of', 'last_of', 'default', 'pick', 'map_filter', 'without_case',
-           'unique', 'to_int', 'to_float', 'Reader', 'expression', 'level', 'join', 'comparison', 'unary', 'postfix',
-           'subscript', 'arguments', 'call', 'filtered', 'tested', 'primary', 'sequence', 'dictionary', 'Break',
-           'Continue', 'Blocks', 'run', 'write', 'finished', 'located', 'read_if', 'assign', 'read_targets', 'read_for',
-           'loop_at', 'read_set', 'captured', 'read_macro', 'read_jump', 'raise_exception', 'strftime_now',
-           'short_range', 'Template', 'render', 'encode_chat', 'shields', 'guard']
+           'NONCHARACTERS', 'render_chatml', 'TemplateError', 'tokens_of', 'trim', 'chunks', 'Undefined', 'Scope',
+           'Namespace', 'get', 'tojson', 'indent', 'first_of', 'last_of', 'default', 'pick', 'map_filter',
+           'without_case', 'unique', 'to_int', 'to_float', 'Reader', 'binary', 'expression', 'level', 'join',
+           'comparison', 'unary', 'postfix', 'subscript', 'arguments', 'call', 'filtered', 'tested', 'primary',
+           'sequence', 'dictionary', 'Break', 'Continue', 'Blocks', 'run', 'write', 'finished', 'located', 'read_if',
+           'assign', 'read_targets', 'read_for', 'loop_at', 'read_set', 'captured', 'read_macro', 'read_jump',
+           'raise_exception', 'strftime_now', 'short_range', 'Template', 'render', 'shields', 'guard', 'encode_chat']
 
-# %% ../../nbs/transformer/chat_template.ipynb #0c2dd548
+# %% ../../nbs/transformer/chat_template.ipynb #202e5a7d
 import codecs
 import json
 import operator
@@ -20,7 +20,6 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache, partial
-from itertools import count
 
 from ..language.tokenisation import Tokenizer
 
@@ -34,11 +33,81 @@ def render_chatml(messages: list[dict], add_generation_prompt: bool = True) -> s
     text = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)
     return text + "<|im_start|>assistant\n" * add_generation_prompt
 
-# %% ../../nbs/transformer/chat_template.ipynb #c4d9eca7
+# %% ../../nbs/transformer/chat_template.ipynb #1fb178b7
 class TemplateError(ValueError):
-    """A template that cannot be read or does not accept a conversation; says where and why."""
+    """A template that cannot be read, or does not accept a conversation: where, and why."""
 
 
+TOKEN = re.compile(
+    r"""(?P<space>\s+)
+    |(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+    |(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)
+    |(?P<name>[^\W\d]\w*)
+    |(?P<sign>//|[=!<>]=|[-+*/%~<>()\[\]{}.,:|=])""", re.S | re.X)
+OPEN = re.compile(r"\{\{|\{%|\{\#")
+CLOSE = {"{{": re.compile(r"[-+]?\}\}"), "{%": re.compile(r"[-+]?%\}")}
+
+
+def tokens_of(source: str, at: int, close: re.Pattern, line: int) -> tuple[list, int, str]:
+    """Tokens (kind, text) from `at` to the closing bracket, the end of that, and its text."""
+    tokens, depth = [], 0
+    while at < len(source):
+        end = close.match(source, at)
+        if end and depth == 0:
+            return tokens, end.end(), end[0]
+        token = TOKEN.match(source, at)
+        if token is None:
+            raise TemplateError(f"chat template, line {line}: cannot read "
+                                f"{source[at:at + 20]!r}")
+        depth += (token[0] in "([{") - (token[0] in ")]}") if token["sign"] else 0
+        if token.lastgroup != "space":
+            tokens.append((token.lastgroup, token[0]))
+        at = token.end()
+    raise TemplateError(f"chat template, line {line}: a bracket is opened and never closed")
+
+# %% ../../nbs/transformer/chat_template.ipynb #43351331
+def trim(source: str, start: int, stop: int, before: str, after: str) -> str:
+    """source[start:stop] without what the brackets around it strip.
+
+    before, after: "-" strips all white space; "block" a newline, or the margin of a line.
+    """
+    text = source[start:stop]
+    if before == "-":
+        text = text.lstrip()
+    elif before == "block":
+        text = text.removeprefix("\n")
+    margin = source.rfind("\n", 0, stop) + 1  # where the line begins
+    if after == "-":
+        text = text.rstrip()
+    elif after == "block" and margin >= start and source[margin:stop].isspace():
+        text = text[: max(len(text) - (stop - margin), 0)]
+    return text
+
+# %% ../../nbs/transformer/chat_template.ipynb #0a7e3200
+def chunks(source: str) -> Iterator[tuple[str, object, int]]:
+    """The template in order: ("text", str), ("{{", tokens) or ("{%", tokens), and the line."""
+    source = re.sub(r"\r\n|\r", "\n", source).removesuffix("\n")
+    at, before = 0, ""
+    while found := OPEN.search(source, at):
+        start, kind = found.end(), found[0]
+        sign = source[start : start + 1]
+        after = "-" if sign == "-" else "" if kind == "{{" or sign == "+" else "block"
+        line = source.count("\n", 0, start) + 1
+        yield "text", trim(source, at, found.start(), before, after), line
+        start += sign in ("-", "+")
+        if kind == "{#":
+            end = source.find("#}", start)
+            if end < 0:
+                raise TemplateError(f"chat template, line {line}: a comment has no end")
+            at, before = end + 2, "-" if source[end - 1] == "-" else "block"
+        else:
+            tokens, at, close = tokens_of(source, start, CLOSE[kind], line)
+            before = "" if kind == "{{" or close[0] == "+" else "block"
+            before = "-" if close[0] == "-" else before
+            yield kind, tokens, line
+    yield "text", trim(source, at, len(source), before, ""), source.count("\n") + 1
+
+# %% ../../nbs/transformer/chat_template.ipynb #e08bba6e
 class Undefined:
     """A variable or an item that is not there: empty, false, and an error in arithmetic."""
 
@@ -66,71 +135,6 @@ class Undefined:
     def __hash__(self) -> int:
         return hash(Undefined)
 
-# %% ../../nbs/transformer/chat_template.ipynb #d83dd414
-TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
-    |(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)
-    |(?P<name>[^\W\d]\w*)
-    |(?P<sign>//|[=!<>]=|[-+*/%~<>()\[\]{}.,:|=])""", re.S | re.X)
-OPEN = re.compile(r"\{\{|\{%|\{\#")
-CLOSE = {"{{": re.compile(r"[-+]?\}\}"), "{%": re.compile(r"[-+]?%\}")}
-
-
-def tokens_of(source: str, at: int, close: re.Pattern, line: int) -> tuple[list, int, str]:
-    """The tokens (kind, text) from `at` to the closing bracket, where that ends, and its text."""
-    tokens, depth = [], 0
-    while at < len(source):
-        end = close.match(source, at)
-        if end and depth == 0:
-            return tokens, end.end(), end[0]
-        token = TOKEN.match(source, at)
-        if token is None:
-            raise TemplateError(f"chat template, line {line}: cannot read {source[at:at + 20]!r}")
-        depth += (token[0] in "([{") - (token[0] in ")]}") if token["sign"] else 0
-        if token.lastgroup != "space":
-            tokens.append((token.lastgroup, token[0]))
-        at = token.end()
-    raise TemplateError(f"chat template, line {line}: a bracket is opened and never closed")
-
-# %% ../../nbs/transformer/chat_template.ipynb #5299972e
-def chunks(source: str) -> Iterator[tuple[str, object, int]]:
-    """The template as ("text", str), ("{{", tokens) and ("{%", tokens), each with its line.
-
-    White space as Hugging Face has it: a block alone on its line leaves no trace, `-` strips.
-    """
-    source = re.sub(r"\r\n|\r", "\n", source).removesuffix("\n")
-    at, strip = 0, ""
-    while at <= len(source):
-        found = OPEN.search(source, at)
-        stop = found.start() if found else len(source)
-        text = source[at:stop]
-        if strip == "-":
-            text = text.lstrip()
-        elif strip == "\n":
-            text = text.removeprefix("\n")
-        sign = source[stop + 2 : stop + 3] if found else ""
-        if sign == "-":
-            text = text.rstrip()
-        elif found and found[0] != "{{" and sign != "+":
-            margin = re.search(r"(?:^|(?<=\n))[ \t\v\f]*\Z", source[at:stop])
-            if margin and ("\n" in source[at:stop] or at == 0 or source[at - 1] == "\n"):
-                text = text[: len(text) - len(margin[0])] if len(margin[0]) <= len(text) else ""
-        line = source.count("\n", 0, stop) + 1
-        yield "text", text, line
-        if not found:
-            return
-        start = stop + 2 + (sign in ("-", "+"))
-        if found[0] == "{#":
-            end = source.find("#}", start)
-            if end < 0:
-                raise TemplateError(f"chat template, line {line}: a comment never ends")
-            at, strip = end + 2, "-" if source[end - 1] == "-" else "\n"
-            continue
-        tokens, at, close = tokens_of(source, start, CLOSE[found[0]], line)
-        strip = "-" if close[0] == "-" else "" if close[0] == "+" or found[0] == "{{" else "\n"
-        yield found[0], tokens, line
-
 # %% ../../nbs/transformer/chat_template.ipynb #8917e348
 class Scope(dict):
     """Variables of a block; what it does not know, the block around it may."""
@@ -152,22 +156,21 @@ class Scope(dict):
 class Namespace(dict):
     """`namespace(…)`: the one thing whose items a template may set from inside a loop."""
 
-# %% ../../nbs/transformer/chat_template.ipynb #93cff23f
+# %% ../../nbs/transformer/chat_template.ipynb #d6121ec4
 METHODS = {
     str: {"strip", "lstrip", "rstrip", "split", "rsplit", "startswith", "endswith", "upper",
           "lower", "title", "capitalize", "replace", "removeprefix", "removesuffix", "find",
-          "count", "index", "join", "splitlines", "isdigit", "isspace", "format"},
+          "count", "index", "join", "splitlines", "isdigit", "isspace"},
     dict: {"get", "items", "keys", "values"},
     list: {"index", "count"},
     tuple: {"index", "count"},
 }
-METHODS[str].remove("format")  # it can reach into Python's objects
 
 
 def get(value, key, dot: bool = False):
-    """`value.key` or `value[key]`: an item, or a harmless method. Nothing else of Python."""
+    """`value.key` (with dot) or `value[key]`: an item, or a harmless method; else Undefined."""
     if isinstance(value, Undefined):
-        return value[key]
+        return value[key]  # an error that says so
     method = next((getattr(value, key) for kind, names in METHODS.items()
                    if isinstance(value, kind) and isinstance(key, str) and key in names), None)
     if method is not None and dot:
@@ -176,28 +179,6 @@ def get(value, key, dot: bool = False):
         return value[key]
     except (KeyError, IndexError, TypeError):
         return Undefined(str(key)) if method is None else method
-
-# %% ../../nbs/transformer/chat_template.ipynb #d41cb0de
-def binary(sign: str) -> Callable:
-    """The function of two values behind an operator, with undefined values refused."""
-    functions = {
-        "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
-        "//": operator.floordiv, "%": operator.mod,
-        "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
-        ">": operator.gt, ">=": operator.ge,
-        "~": lambda a, b: str(a) + str(b),
-        "in": lambda a, b: a in b, "not in": lambda a, b: a not in b,
-    }
-    function = functions[sign]
-
-    def apply(a, b):
-        for value in (a, b):
-            text = sign == "%" and isinstance(a, str)  # to fill in a text is harmless
-            if isinstance(value, Undefined) and sign in "+-*//%<=>=" and not text:
-                raise TemplateError(f"{value.name!r} is undefined")
-        return function(a, b)
-
-    return apply
 
 # %% ../../nbs/transformer/chat_template.ipynb #0bcb9e3a
 def tojson(value, ensure_ascii: bool = False, indent=None, separators=None,
@@ -280,7 +261,7 @@ def without_case(value):
     """What values are compared by: text without regard to capitals."""
     return value.lower() if isinstance(value, str) else value
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #3cbed965
 def unique(values) -> list:
     """The items without those that were there before."""
     seen = {}
@@ -306,14 +287,14 @@ def to_float(value, default: float = 0.0) -> float:
     except (TypeError, ValueError):
         return default
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #8cf0a1d3
 FILTERS = {
     "trim": lambda v, chars=None: str(v).strip(chars),
     "tojson": tojson, "indent": indent, "default": default, "d": default,
     "length": len, "count": len, "first": first_of, "last": last_of,
     "upper": lambda v: str(v).upper(), "lower": lambda v: str(v).lower(),
     "capitalize": lambda v: str(v).capitalize(),
-    "title": lambda v: re.sub(r"[^-\s({\[<]+", lambda m: m[0][:1].upper() + m[0][1:].lower(), str(v)),
+    "title": lambda v: re.sub(r"[^-\s({\[<]+", lambda m: m[0].capitalize(), str(v)),
     "string": str, "safe": str, "list": list, "abs": abs, "sum": sum, "float": to_float,
     "int": to_int,
     "replace": lambda v, old, new, n=-1: str(v).replace(old, new, n),
@@ -367,6 +348,28 @@ class Reader:
         found = self.next_token()[1] or "the end"
         raise TemplateError(f"chat template, line {self.line}: {why}, found {found!r}")
 
+# %% ../../nbs/transformer/chat_template.ipynb #d41cb0de
+def binary(sign: str) -> Callable:
+    """The function of two values behind an operator, with undefined values refused."""
+    functions = {
+        "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+        "//": operator.floordiv, "%": operator.mod,
+        "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
+        ">": operator.gt, ">=": operator.ge,
+        "~": lambda a, b: str(a) + str(b),
+        "in": lambda a, b: a in b, "not in": lambda a, b: a not in b,
+    }
+    function = functions[sign]
+
+    def apply(a, b):
+        for value in (a, b):
+            text = sign == "%" and isinstance(a, str)  # to fill in a text is harmless
+            if isinstance(value, Undefined) and sign in "+-*//%<=>=" and not text:
+                raise TemplateError(f"{value.name!r} is undefined")
+        return function(a, b)
+
+    return apply
+
 # %% ../../nbs/transformer/chat_template.ipynb #ea1d806d
 LEVELS = [("or",), ("and",), ("not",), ("==", "!=", "<", "<=", ">", ">=", "in", "not"),
           ("+", "-"), ("~",), ("*", "/", "//", "%")]
@@ -399,7 +402,7 @@ def level(r: Reader, depth: int) -> Callable:
         left = join(sign, left, level(r, depth + 1))
     return left
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #758e37b5
 def join(sign: str, left: Callable, right: Callable) -> Callable:
     """The value of two expressions with an operator between them."""
     if sign == "or":
@@ -462,7 +465,7 @@ def postfix(r: Reader, value: Callable) -> Callable:
             value = lambda s, v=inner, args=args: call(v(s), s, args)  # noqa: E731
     return value
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #41b115b3
 def subscript(r: Reader, value: Callable) -> Callable:
     """Read what stands in square brackets after a value."""
     parts, colons = [None], 0
@@ -500,7 +503,7 @@ def call(function, scope: Scope, args: tuple[list, dict], *first):
     return function(*first, *(a(scope) for a in args[0]),
                     **{name: a(scope) for name, a in args[1].items()})
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #baa6ea48
 def filtered(r: Reader, value: Callable) -> Callable:
     """Read a filter's name and arguments after `|`."""
     name = r.name()
@@ -528,7 +531,8 @@ def tested(r: Reader, value: Callable) -> Callable:
     return lambda s: bool(call(TESTS[name], s, args, value(s))) != negated
 
 # %% ../../nbs/transformer/chat_template.ipynb #cacbdf1b
-CONSTANTS = {"true": True, "false": False, "none": None, "True": True, "False": False, "None": None}
+CONSTANTS = {"true": True, "false": False, "none": None,
+             "True": True, "False": False, "None": None}
 
 
 def primary(r: Reader) -> Callable:
@@ -565,7 +569,7 @@ def primary(r: Reader) -> Callable:
     r.at -= 1
     return r.fail("expected a value")
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #d7d1f4e1
 def sequence(r: Reader, close: str) -> list[Callable]:
     """Read expressions with commas between them, up to the closing bracket."""
     items = []
@@ -595,7 +599,7 @@ class Break(Exception):
 class Continue(Exception):
     """`{% continue %}`."""
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #fc73416a
 class Blocks:
     """The chunks of a template, read into statements."""
 
@@ -603,7 +607,7 @@ class Blocks:
         self.chunks, self.at = list(chunks(source)), 0
 
     def body(self, *ends: str) -> tuple[Callable, Reader | None]:
-        """Read statements up to one of these names; what runs them, and the rest of that tag."""
+        """Read up to a statement of these names; what runs it all, and the rest of that one."""
         steps = []
         while self.at < len(self.chunks):
             kind, content, line = self.chunks[self.at]
@@ -631,7 +635,7 @@ class Blocks:
             r.fail(f"expected a statement that is known ({', '.join(STATEMENTS)})")
         return STATEMENTS[name](self, r)
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #4a7d7638
 def run(steps: list[Callable], scope: Scope, out: list[str]) -> None:
     """Run statements one after the other."""
     for step in steps:
@@ -687,7 +691,7 @@ def read_if(blocks: Blocks, r: Reader) -> Callable:
 
     return run_if
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #d347cc4f
 def assign(scope: Scope, targets: list[str], value) -> None:
     """Give names their value; several names share the items of one value."""
     if len(targets) == 1:
@@ -737,7 +741,7 @@ def read_for(blocks: Blocks, r: Reader) -> Callable:
 
     return run_for
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #12b5c176
 def loop_at(items: list, k: int) -> dict:
     """The variable `loop` in round `k`."""
     n = len(items)
@@ -804,7 +808,7 @@ def read_macro(blocks: Blocks, r: Reader) -> Callable:
 
     return run_macro
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #52c77df1
 def read_jump(kind: type[Exception], blocks: Blocks, r: Reader) -> Callable:
     """Read `break` or `continue`."""
     finished(r)
@@ -844,9 +848,9 @@ GLOBALS = {
     "raise_exception": raise_exception, "strftime_now": strftime_now,
 }
 
-
+# %% ../../nbs/transformer/chat_template.ipynb #769fdec9
 class Template:
-    """A chat template, compiled. Raises TemplateError, naming the line, if it cannot be read."""
+    """A chat template that has been read. Raises TemplateError where that fails."""
 
     def __init__(self, source: str):
         self.body, _ = Blocks(source).body()
@@ -873,48 +877,53 @@ def render(template: str, messages: list[dict], add_generation_prompt: bool = Tr
         messages=messages, add_generation_prompt=add_generation_prompt, **variables
     )
 
-# %% ../../nbs/transformer/chat_template.ipynb #1de46bc5
-NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # never assigned, for private use
-
-
-def encode_chat(tokenizer: Tokenizer, template: str, messages: list[dict],
-                add_generation_prompt: bool = True, **variables) -> list[int]:
-    """The ids of a conversation, in which only the template writes special tokens.
-
-    Special tokens that appear in a message's strings (other than its role) stay plain text.
-    For messages without any, the ids are those of the rendered text.
-    """
-    shield, restore = shields(tokenizer.special_tokens, json.dumps(
-        [messages, template, variables], ensure_ascii=False, default=str))
-    guarded = [{key: value if key == "role" else guard(value, shield)
-                for key, value in message.items()} for message in messages]
-    text = render(template, guarded, add_generation_prompt, **variables)
-    parts = tokenizer.split_special(text)
-    return tokenizer.encode_parts(
-        [part if isinstance(part, int) else part.translate(restore) for part in parts]
-    )
+# %% ../../nbs/transformer/chat_template.ipynb #49a4286e
+NONCHARACTERS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # Unicode will never assign them
 
 
 def shields(special: dict[str, int], texts: str) -> tuple[Callable, dict]:
-    """A function that breaks special tokens in a string, and the table that mends them."""
+    """A function that breaks special tokens in a string, and the table that mends them.
+
+    texts: all that will be rendered; stand-ins are chosen that do not occur in it.
+    """
     firsts = sorted({token[0] for token in special})
-    free = iter([c for c in NONCHARACTERS if c not in texts])
-    stand_in = dict(zip(firsts, free))
+    stand_in = dict(zip(firsts, (c for c in NONCHARACTERS if c not in texts)))
     if len(stand_in) < len(firsts):
-        raise ValueError("encode_chat: the messages use up Unicode's noncharacters "
+        raise ValueError("encode_chat: the messages hold too many of Unicode's noncharacters "
                          "U+FDD0 to U+FDEF; remove them, they are no text")
-    whole = sorted(special, key=len, reverse=True)
-    begun = sorted({token[:n] for token in special for n in range(1, len(token))}, key=len, reverse=True)
-    pattern = re.compile("|".join([*map(re.escape, whole),
-                                   *(re.escape(part) + r"(?=\s*\Z)" for part in begun)]))
-    shield = lambda text: pattern.sub(lambda m: stand_in[m[0][0]] + m[0][1:], text)  # noqa: E731
-    return shield if special else (lambda text: text), {ord(v): k for k, v in stand_in.items()}
+    begun = {token[:n] for token in special for n in range(1, len(token))}
+    whole = [re.escape(token) for token in sorted(special, key=len, reverse=True)]
+    ends = [re.escape(part) + r"(?=\s*\Z)" for part in sorted(begun, key=len, reverse=True)]
+    find = re.compile("|".join(whole + ends) or r"(?!)")
+    table = {ord(there): first for first, there in stand_in.items()}
+    return lambda text: find.sub(lambda m: stand_in[m[0][0]] + m[0][1:], text), table
 
 
 def guard(value, shield: Callable):
-    """`value` with all its strings shielded, however deep they lie in lists and dicts."""
+    """`value` with all its text shielded, however deep it lies in lists and dictionaries."""
     if isinstance(value, str):
         return shield(value)
     if isinstance(value, dict):
-        return {key: guard(item, shield) for key, item in value.items()}
-    return [guard(item, shield) for item in value] if isinstance(value, (list, tuple)) else value
+        return {guard(key, shield): guard(item, shield) for key, item in value.items()}
+    several = isinstance(value, (list, tuple))
+    return [guard(item, shield) for item in value] if several else value
+
+# %% ../../nbs/transformer/chat_template.ipynb #a7cdeb76
+def encode_chat(tokenizer: Tokenizer, template: str, messages: list[dict],
+                add_generation_prompt: bool = True, **variables) -> list[int]:
+    """The ids of a conversation, in which only the template has written special tokens.
+
+    Special tokens in messages (but for a message's role, which is yours to check), tools and
+    documents are encoded as plain text. Without any, the ids are those of the rendered text.
+    Raises TemplateError where the template refuses the conversation.
+    """
+    texts = json.dumps([messages, variables, template], ensure_ascii=False, default=str)
+    shield, mend = shields(tokenizer.special_tokens, texts)
+    safe = [{key: item if key == "role" else guard(item, shield)
+             for key, item in message.items()} for message in messages]
+    for name in ("tools", "documents"):
+        if name in variables:
+            variables[name] = guard(variables[name], shield)
+    text = render(template, safe, add_generation_prompt, **variables)
+    return tokenizer.encode_parts([part if isinstance(part, int) else part.translate(mend)
+                                   for part in tokenizer.split_special(text)])

@@ -12,97 +12,111 @@ from ..foundations.tensor import Tensor, as_tensor
 from ..learning.linear import Linear, Module
 from .attention import scaled_dot_product_attention
 
-# %% ../../nbs/transformer/grouped_query_attention.ipynb #d3d02e86
+# %% ../../nbs/transformer/grouped_query_attention.ipynb #3932393f
 def repeat_kv(x, n_rep: int):
-    """Every key or value head n_rep times in a row: (B, S, H_kv, d) -> (B, S, H_kv·n_rep, d).
+    """Each key or value head n_rep times in a row: (B, S, H_kv, d) -> (B, S, H_kv·n_rep, d).
 
-    x: a Tensor or an ndarray. Returns `x` itself for n_rep = 1, else a copy.
+    x: a Tensor or an ndarray. Returns `x` itself if n_rep is 1, else a copy.
     """
     if n_rep == 1:
         return x
+    if not isinstance(x, Tensor):
+        return np.repeat(x, n_rep, axis=2)
     batch, length, heads, size = x.shape
-    if isinstance(x, Tensor):
-        x = x.reshape(batch, length, heads, 1, size)
-        return x.broadcast_to((batch, length, heads, n_rep, size)).reshape(batch, length, -1, size)
-    return np.repeat(x, n_rep, axis=2)
+    x = x.expand_dims(3).broadcast_to((batch, length, heads, n_rep, size))
+    return x.reshape(batch, length, heads * n_rep, size)  # (B, S, H, d)
 
-# %% ../../nbs/transformer/grouped_query_attention.ipynb #b0b0e2f7
+# %% ../../nbs/transformer/grouped_query_attention.ipynb #b5fb7f2f
 def grouped_attention(q, k, v, mask=None, causal: bool = True, scale: float | None = None,
                       dropout_mask=None) -> Tensor:
-    """Attention in which each group of query heads shares a key and a value head, uncopied.
+    """Attention whose query heads share key and value heads in groups, without copying them.
 
-    q: (B, T, H, d). k, v: (B, S, H_kv, d), H a multiple of H_kv: query head h reads key head
+    q: (B, T, H, d). k, v: (B, S, H_kv, d), where H_kv divides H: query head h reads key head
     h // (H / H_kv). Returns (B, T, H, d). mask, dropout_mask: broadcast to (B, H, T, S).
-    The rest is as in `scaled_dot_product_attention`. Raises ValueError if shapes do not fit.
+    All else as in `scaled_dot_product_attention`. Raises ValueError for shapes that do not fit.
     """
     q, k, v = as_tensor(q), as_tensor(k), as_tensor(v)
+    group = _group(q.shape, k.shape, v.shape)
     batch, length, heads, size = q.shape
-    shared = k.shape[2]
-    if heads % shared or k.shape != v.shape:
-        raise ValueError(f"grouped_attention: {heads} query heads cannot share keys {k.shape} and "
-                         f"values {v.shape}; their heads, axis 2, must be equal and divide {heads}")
-    group = heads // shared
     k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)  # (B, H_kv, S, d)
-    if length == 1 and mask is None and dropout_mask is None:  # the group becomes the query axis
-        q = q.reshape(batch, shared, group, size)  # (B, H_kv, G, d)
+    if length == 1 and mask is None and dropout_mask is None:
+        q = q.reshape(batch, heads // group, group, size)  # (B, H_kv, G, d)
         out = scaled_dot_product_attention(q, k, v, scale=scale)
         return out.reshape(batch, 1, heads, size)
-    q = q.reshape(batch, length, shared, group, size).transpose(0, 2, 3, 1, 4)  # (B, H_kv, G, T, d)
-    k, v = k.expand_dims(2), v.expand_dims(2)  # (B, H_kv, 1, S, d)
-    masks = (_fold(m, batch, shared, group) for m in (mask, dropout_mask))
-    mask, dropout_mask = masks
-    out = scaled_dot_product_attention(q, k, v, mask, causal, scale, dropout_mask)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)  # (B, T, H, d)
+    q = q.reshape(batch, length, heads // group, group, size)  # (B, T, H_kv, G, d)
+    mask, dropout_mask = (_by_group(m, heads // group, group) for m in (mask, dropout_mask))
+    out = scaled_dot_product_attention(
+        q.transpose(0, 2, 3, 1, 4), k.expand_dims(2), v.expand_dims(2),  # (B, H_kv, G or 1, …)
+        mask, causal, scale, dropout_mask,
+    )  # (B, H_kv, G, T, d)
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, size)
+
+# %% ../../nbs/transformer/grouped_query_attention.ipynb #7e91351f
+def _group(q: tuple, k: tuple, v: tuple) -> int:
+    """How many query heads share a key head. ValueError if these shapes do not fit."""
+    if len(q) != 4 or len(k) != 4 or k != v or not k[2] or q[2] % k[2]:
+        raise ValueError(f"grouped_attention: q has shape {q}, k {k} and v {v}; they must be "
+                         "(B, T, H, d) and twice (B, S, H_kv, d), with H a multiple of H_kv")
+    return q[2] // k[2]
 
 
-def _fold(mask, batch: int, shared: int, group: int):
-    """A mask for heads, (…, H or 1, T, S), as one for groups, (…, H_kv or 1, G or 1, T, S)."""
+def _by_group(mask, shared: int, group: int):
+    """A mask (..., H or 1, T, S) as (..., H_kv or 1, G or 1, T, S)."""
     if mask is None or mask.ndim < 3:
         return mask
-    split = (1, 1) if mask.shape[-3] == 1 else (shared, group)
-    return mask.reshape(*mask.shape[:-3], *split, *mask.shape[-2:])
+    heads = (1, 1) if mask.shape[-3] == 1 else (shared, group)
+    return mask.reshape(*mask.shape[:-3], *heads, *mask.shape[-2:])
 
-# %% ../../nbs/transformer/grouped_query_attention.ipynb #9e77368c
+# %% ../../nbs/transformer/grouped_query_attention.ipynb #852482c0
 class GroupedQueryAttention(Module):
     """Causal self-attention whose query heads share key and value heads in groups.
 
-    hidden_size: features of x. num_attention_heads: query heads, H. num_key_value_heads: key and
-    value heads, H_kv: H is plain multi-head attention, 1 is multi-query attention. head_dim: by
-    default hidden_size / H. bias: of q_proj, k_proj, v_proj; output_bias: of o_proj, by default the
-    same. Raises ValueError if heads cannot be shared evenly.
+    hidden_size: features of x. num_attention_heads: query heads, H. num_key_value_heads: key
+    and value heads, H_kv; H makes it multi-head attention, 1 multi-query attention. head_dim:
+    by default hidden_size / H. bias: of q_proj, k_proj and v_proj; output_bias: of o_proj, by
+    default the same. rng: the numpy Generator to draw from.
+    Raises ValueError if the heads cannot be shared out evenly.
     """
     def __init__(self, hidden_size: int, num_attention_heads: int, num_key_value_heads: int,
                  head_dim: int | None = None, bias: bool = False,
                  rng: np.random.Generator | None = None, output_bias: bool | None = None):
         rng = np.random.default_rng() if rng is None else rng
         if num_attention_heads % num_key_value_heads:
-            raise ValueError(f"GroupedQueryAttention: {num_attention_heads} query heads cannot be "
-                             f"shared out evenly over {num_key_value_heads} key-value heads")
+            raise ValueError(f"GroupedQueryAttention: {num_attention_heads} query heads cannot "
+                             f"share {num_key_value_heads} key-value heads evenly; the first "
+                             "number must be a multiple of the second")
         self.num_attention_heads = num_attention_heads
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim or hidden_size // num_attention_heads
-        inner, shared = num_attention_heads * self.head_dim, num_key_value_heads * self.head_dim
-        self.q_proj = Linear(hidden_size, inner, bias, rng)
-        self.k_proj = Linear(hidden_size, shared, bias, rng)
-        self.v_proj = Linear(hidden_size, shared, bias, rng)
-        self.o_proj = Linear(inner, hidden_size, bias if output_bias is None else output_bias, rng)
-
-    def project(self, x) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, T, hidden_size). Returns q (B, T, H, d), k and v (B, T, H_kv, d)."""
-        shape = (*x.shape[:2], -1, self.head_dim)  # (B, T, H, d)
-        return (self.q_proj(x).reshape(shape), self.k_proj(x).reshape(shape),
-                self.v_proj(x).reshape(shape))
-
-    def attend(self, q, k, v, cache=None, layer: int = 0, **options) -> Tensor:
-        """Store k and v in the cache, attend, and mix the heads. Returns (B, T, hidden_size).
-
-        q, k, v: as `project` returns them. options: passed on to `grouped_attention`.
-        """
-        if cache is not None:
-            k, v = map(Tensor, cache.update(layer, k.data, v.data))  # (B, S, H_kv, d)
-        out = grouped_attention(q, k, v, **options)  # (B, T, H, d)
-        return self.o_proj(out.reshape(*out.shape[:2], -1))
+        asked, stored = (n * self.head_dim for n in (num_attention_heads, num_key_value_heads))
+        self.q_proj = Linear(hidden_size, asked, bias, rng)
+        self.k_proj = Linear(hidden_size, stored, bias, rng)
+        self.v_proj = Linear(hidden_size, stored, bias, rng)
+        self.o_proj = Linear(asked, hidden_size, bias if output_bias is None else output_bias,
+                             rng)
 
     def forward(self, x, cache=None, layer: int = 0) -> Tensor:
         """x: (B, T, hidden_size). Returns (B, T, hidden_size)."""
         return self.attend(*self.project(x), cache, layer)
+
+# %% ../../nbs/transformer/grouped_query_attention.ipynb #a6eefc6d
+def _project(self: GroupedQueryAttention, x) -> tuple[Tensor, Tensor, Tensor]:
+    """x: (B, T, hidden_size). Returns q (B, T, H, d), and k and v (B, T, H_kv, d)."""
+    shape = (*x.shape[:2], -1, self.head_dim)
+    return tuple(part(x).reshape(shape) for part in (self.q_proj, self.k_proj, self.v_proj))
+
+
+def _attend(self: GroupedQueryAttention, q, k, v, cache=None, layer: int = 0,
+            **options) -> Tensor:
+    """Store k and v, attend to all stored so far, mix the heads: (B, T, hidden_size).
+
+    q, k, v: as `project` returns them. options: for `grouped_attention`.
+    cache: cache.update(layer, k, v) takes and returns arrays (B, positions, H_kv, d).
+    """
+    if cache is not None:
+        k, v = map(Tensor, cache.update(layer, k.data, v.data))  # (B, S, H_kv, d)
+    out = grouped_attention(q, k, v, **options)  # (B, T, H, d)
+    return self.o_proj(out.reshape(*out.shape[:2], -1))
+
+
+GroupedQueryAttention.project, GroupedQueryAttention.attend = _project, _attend

@@ -60,7 +60,8 @@ class MultiHeadAttention(Module):
 
     n_embd: features C, which the n_head heads share. dropout: the probability for a weight to
     be dropped in training. c_attn: C -> 3·C makes queries, keys and values; c_proj: C -> C
-    mixes the heads. rng: the numpy Generator to draw from. ValueError if C / n_head is no integer.
+    mixes the heads. rng: the numpy Generator to draw from.
+    Raises ValueError if C / n_head is no integer.
     """
     def __init__(self, n_embd: int, n_head: int, bias: bool = True, dropout: float = 0.0,
                  rng: np.random.Generator | None = None):

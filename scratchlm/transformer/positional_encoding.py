@@ -48,8 +48,8 @@ class LearnedPositions(Module):
         known = len(self.weight)
         if start < 0 or start + length > known:
             raise ValueError(
-                f"LearnedPositions: positions {start} to {start + length - 1} were asked for, and "
-                f"0 to {known - 1} are known; shorten the text, or build the model with more"
+                f"LearnedPositions: positions {start} to {start + length - 1} were asked for, "
+                f"and 0 to {known - 1} are known; shorten the text, or give the model more"
             )
         return self.weight[start : start + length]
 

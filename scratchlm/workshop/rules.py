@@ -245,8 +245,9 @@ def check_imports(tree: Tree, tech: Tech, notebook: dict) -> list[str]:
     for cell, names in used:
         where = f"{tech.notebook}: {'exported' if cell.exported else 'test'} cell {cell.id}"
         for use in names:
-            why = objection(tree, tech, use, cell.exported)
-            if why and not any(within(use.name, name) for name in refused):
+            if any(within(use.name, name) for name in refused):
+                continue
+            if why := objection(tree, tech, use, cell.exported):
                 refused.add(use.name)
                 problems.append(f"{where}, line {use.line}: {why}")
     return problems

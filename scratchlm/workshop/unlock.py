@@ -179,10 +179,13 @@ async def kernel(notebook, folder: Path, library: Path, limit: float, **options)
 
 
 def environment(library: Path, scratch: str) -> dict[str, str]:
-    """The kernel's environment: this library first, nothing written next to the notebook."""
+    """The kernel's environment: this library first, nothing written next to the notebook.
+
+    Several kernels run side by side, so each gets one thread for its matrix products.
+    """
     path = os.pathsep.join(filter(None, [str(library), os.environ.get("PYTHONPATH")]))
     inline = "module://matplotlib_inline.backend_inline"
-    return os.environ | {
+    return {"OMP_NUM_THREADS": "1"} | os.environ | {
         "PYTHONPATH": path, "HYPOTHESIS_STORAGE_DIRECTORY": scratch, "MPLBACKEND": inline
     }
 

@@ -43,7 +43,8 @@ def assert_agree(mine, other, got, want, rtol, atol):
 def test_results_and_gradients(ours, shapes, causal):
     mine, other = both(shapes, np.float64)
     T, S = shapes[0][-2], shapes[1][-2]
-    mask = tril(tensor(np.ones((T, S), bool)), S - T) if causal else None  # PyTorch's own is_causal aligns differently
+    # PyTorch's own is_causal puts the first query at the first key; ours the last at the last
+    mask = tril(tensor(np.ones((T, S), bool)), S - T) if causal else None
     assert_agree(mine, other, ours(*mine, causal=causal), theirs(*other, attn_mask=mask), 1e-9, 1e-11)
 
 

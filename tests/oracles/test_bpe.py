@@ -60,7 +60,7 @@ MARKS = [c for c in EVERYTHING if unicodedata.category(c).startswith("M")]
 CONTROLS = [chr(code) for code in [*range(32), *range(0x7F, 0xA0), 0x200B, 0x200D, 0x2060, 0xFEFF]]
 SPACES = [*" \t\n\r\x0b\x0c\x85\xa0\u1680\u2003\u2028\u2029\u202f\u205f\u3000", "  ", "\r\n", "   "]
 PIECES = ["'s", "'LL", "'ſ", "don't", "def", " return", "self.", "(x)", "__init__", "1234567", " 12", "½²",
-          "東京", "é", "e\u0301", "\u1112\u1161\u11ab", "ﬁ", "Ω", "😀👍🏽", "://", "->", "\"\"\"", "#", "İ", "ß",
+          "東京", "é", "e\u0301", "\u1112\u1161\u11ab", "ﬁ", "😀👍🏽", "://", "->", '"""', "İ", "ß",
           "<|end|>", "<|start|>", "<s>", "</s>", "<unk>", "<0x41>", "<|", "|>", "keep me", "[MASK]", "word"]
 
 

@@ -87,7 +87,7 @@ def test_names_and_their_order_equal_torch():
     seen, wanted = [], []
     ours.apply(lambda module: seen.append(type(module).__name__))
     theirs.apply(lambda module: wanted.append(type(module).__name__))
-    assert sorted(seen) == sorted(wanted) and seen[-1] == wanted[-1] == "Model"
+    assert seen == wanted
 
 
 def test_state_dicts_load_in_both_directions():

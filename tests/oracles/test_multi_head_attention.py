@@ -1,4 +1,4 @@
-"""The proof behind `grants: torch.nn.functional.scaled_dot_product_attention`, and a layer of PyTorch's beside ours."""
+"""The proof behind `grants: torch.nn.functional.scaled_dot_product_attention`, and a layer beside ours."""
 
 import numpy as np
 import pytest
@@ -60,5 +60,5 @@ def test_layer_equals_torch(bias):
     want.backward(torch.tensor(seed))
     np.testing.assert_allclose(got.data, want.detach().numpy(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(ours.grad, theirs_x.grad.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mine.c_attn.weight.grad, other.in_proj_weight.grad.numpy(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(mine.c_proj.weight.grad, other.out_proj.weight.grad.numpy(), rtol=1e-4, atol=1e-5)
+    for one, two in [(mine.c_attn, other.in_proj_weight), (mine.c_proj, other.out_proj.weight)]:
+        np.testing.assert_allclose(one.weight.grad, two.grad.numpy(), rtol=1e-4, atol=1e-5)

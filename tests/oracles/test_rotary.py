@@ -38,7 +38,7 @@ def test_half_split_equals_llama(start):
     q, k = random()
     positions = np.arange(start, start + 9)
     cos, sin = rope_table(positions, 16)
-    both = torch.tensor(np.concatenate([cos, cos], axis=-1))[None], torch.tensor(np.concatenate([sin, sin], axis=-1))[None]
+    both = [torch.tensor(np.concatenate([half, half], axis=-1))[None] for half in (cos, sin)]  # (1, T, d)
     mine = [Tensor(x, requires_grad=True) for x in (q, k)]
     other = [torch.tensor(x.swapaxes(1, 2), requires_grad=True) for x in (q, k)]  # (B, H, T, d)
     got = [apply_rope(x, cos, sin) for x in mine]
@@ -63,4 +63,5 @@ def test_interleaved_equals_gptj():
 def test_frequencies_equal_llama():
     config = LlamaConfig(head_dim=64, hidden_size=64, num_attention_heads=1,
                          rope_parameters={"rope_type": "default", "rope_theta": 5e5})
-    np.testing.assert_allclose(rope_frequencies(64, 5e5), LlamaRotaryEmbedding(config).inv_freq.numpy(), rtol=1e-6)
+    theirs = LlamaRotaryEmbedding(config).inv_freq.numpy()
+    np.testing.assert_allclose(rope_frequencies(64, 5e5), theirs, rtol=1e-6)
