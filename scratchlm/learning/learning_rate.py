@@ -89,19 +89,20 @@ def range_test(model, optimizer, loss_fn: Callable, batches: Iterable[tuple],
                steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
     """Train for a moment while the learning rate climbs, and put everything back.
 
-    loss_fn(model, batch) gives a Tensor with one number. The rate grows by the same factor at
-    each step, from `lowest` to `highest`; the test ends early when the loss is four times its
-    best or not a number. Returns the rates and the losses, one per step made.
+    loss_fn(model, batch) gives a Tensor with one number. The rate, one for all groups, grows by
+    the same factor at each step, from `lowest` to `highest`; the test ends early when the loss
+    is four times its best or not a number, or when the batches run out. Returns the rates and
+    the losses, one per step made.
     """
     weights = {name: array.copy() for name, array in model.state_dict().items()}
     before = copy.deepcopy(optimizer.state_dict())
-    rates, losses, batch = np.geomspace(lowest, highest, steps), [], iter(batches)
+    rates, losses = np.geomspace(lowest, highest, steps), []
     try:
-        for rate in rates:
+        for rate, batch in zip(rates, batches):
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad()
-            loss = loss_fn(model, next(batch))
+            loss = loss_fn(model, batch)
             losses.append(loss.item())
             if not losses[-1] < 4 * min(losses):  # true for NaN as well
                 break

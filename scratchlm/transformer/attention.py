@@ -143,6 +143,8 @@ def _room(x: np.ndarray, shape: tuple) -> np.ndarray:
 def _backward(grad, q, k, v, out, inverse, kept, scale: float, dropout_mask) -> tuple:
     """The gradients of q, k and v, from that of the result and what `_forward` returned."""
     dq, dk, dv = (_room(x, x.shape) for x in (q, k, v))
+    if not kept:  # no queries, so no block that would be written
+        dk[...] = dv[...] = 0
     values, T = v.swapaxes(-1, -2), q.shape[-2]  # (..., e, S)
     for where, a, b, end, w in kept:
         rows = (*where, ..., slice(a, b), slice(None))

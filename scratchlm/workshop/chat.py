@@ -182,7 +182,10 @@ def converse(ask: Callable, console: Console, read: Callable[[str], str] = input
 
     ask(messages) returns the pieces of an answer; it may raise ValueError with a reason.
     """
-    talk = Conversation(system, lambda line: console.print(line, style="dim", markup=False))
+    def tell(line):
+        console.print(line, style="dim", markup=False, highlight=False)
+
+    talk = Conversation(system, tell)
     while True:
         try:
             message = read_message(read)
@@ -234,7 +237,7 @@ def chat_command(name: str, question: str | None, system: str, **sampling) -> No
         pieces = ask([*system_part, {"role": "user", "content": question}])
         show(console, pieces) if console.is_terminal else write_plain(pieces)
         return
-    console.print(f"{lm.name} · /help lists the commands", style="dim")
+    console.print(f"{lm.name} · /help lists the commands", style="dim", highlight=False)
     enable_line_editing()
     converse(ask, console, system=system)
 
@@ -249,7 +252,7 @@ def load_with_notice(name: str):
     from scratchlm.workshop.pull import MODELS, pull
 
     if name in MODELS:
-        pull(name)  # with a progress bar of its own
+        pull(name)  # shows its progress
     with Console(stderr=True).status(f"loading {name}"):
         return load(name)
 
