@@ -43,8 +43,9 @@ def to_codes(numbers: np.ndarray, scale: np.ndarray, zero: np.ndarray, bits: int
 class Quantised:
     """An array as small whole numbers on a grid of its own for each run of neighbours.
 
-    codes: int8 (symmetric) or uint8, in the shape of the array. scale: float32, one per run.
-    zero: uint8, the code that stands for 0, one per run; None if symmetric. bits: 2 to 8.
+    codes: int8 (symmetric) or uint8, in the shape of the array. scale: float32, (rows, runs in
+    a row), or (1, 1) for one grid in all. zero: uint8, the code that stands for 0, shaped like
+    scale; None if symmetric. bits: 2 to 8.
     """
     codes: np.ndarray
     scale: np.ndarray
@@ -53,7 +54,7 @@ class Quantised:
 
     @property
     def bits_per_weight(self) -> float:
-        """What one number costs, its share of the scales (32 bits) and zeros included."""
+        """What one number costs, its share of scales (32 bits) and zeros (`bits`) included."""
         per_run = 32 if self.zero is None else 32 + self.bits
         return self.bits + per_run * self.scale.size / self.codes.size
 
@@ -127,7 +128,7 @@ def second_moment(x: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/inference/quantisation.ipynb #63e6ec64
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:
-    """The upper triangular U with UᵀU = H⁻¹, once `damp` of its mean is added to H's diagonal.
+    """The upper triangular U with UᵀU = H⁻¹, once `damp` times its mean is added to H's diagonal.
 
     Raises ValueError if H is not square or not positive definite even so.
     """
@@ -191,7 +192,7 @@ class QuantisedLinear(Module):
     """x @ weight.T + bias with a quantised weight that does not learn; gradients reach x only.
 
     q: the weight, (out, in). bias: an array (out,) or None. Codes of at most four bits are kept
-    two to a byte. The buffers codes, scale and zero are in the state dict.
+    two to a byte if rows are even. The buffers codes, scale and zero are in the state dict.
     """
 
     def __init__(self, q: Quantised, bias: np.ndarray | None = None):
@@ -269,6 +270,7 @@ def quantise_model(model: Module, bits: int = 4, group: str | int = "channel",
     inputs: batches to run through the model, for GPTQ, layer after layer, so that each layer is
     fitted to what the quantised ones before it deliver; None: round to nearest.
     """
+    inputs = None if inputs is None else list(inputs)  # to be run once for each layer
     for name, layer in list(model.named_modules()):
         if type(layer) is Linear and name:
             hessian = None

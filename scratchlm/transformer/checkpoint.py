@@ -365,6 +365,7 @@ def save_sharded(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray],
     with atomic_write(folder / INDEX) as file:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         file.write(json.dumps(index, indent=2).encode())
+    (folder / "model.safetensors").unlink(missing_ok=True)  # it would be read instead
 
 # %% ../../nbs/transformer/checkpoint.ipynb #aa1ccf90
 def pack_state(state: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:
@@ -439,10 +440,10 @@ def checksum(packed: str, entries: dict[str, Entry], chunks: Iterable[np.ndarray
 def save_checkpoint(path: str | os.PathLike, trainer: Any) -> Path:
     """Write `trainer.state_dict()`, or `trainer` itself if it is a dict, to one file.
 
-    path: a file that ends in .safetensors, or a folder. Returns the path of the file. An old
-    checkpoint stays until the new one is whole; what a killed save left behind is removed, so
-    only one process may save to a path at a time. Raises TypeError, naming the place, for a
-    state that cannot be stored.
+    path: a file that ends in .safetensors, or a folder; folders that are missing are made.
+    Returns the path of the file. An old checkpoint stays until the new one is whole; what a
+    killed save left behind is removed, so only one process may save to a path at a time.
+    Raises TypeError, naming the place, for a state that cannot be stored.
     """
     path, arrays = checkpoint_path(path), {}
     state = trainer if isinstance(trainer, dict) else trainer.state_dict()

@@ -73,7 +73,7 @@ class GroupedQueryAttention(Module):
 
     hidden_size: features of x. num_attention_heads: query heads, H. num_key_value_heads: key
     and value heads, H_kv; H makes it multi-head attention, 1 multi-query attention. head_dim:
-    by default hidden_size / H. bias: of q_proj, k_proj and v_proj; output_bias: of o_proj, by
+    by default hidden_size // H. bias: of q_proj, k_proj and v_proj; output_bias: of o_proj, by
     default the same. rng: the numpy Generator to draw from.
     Raises ValueError if the heads cannot be shared out evenly.
     """

@@ -62,7 +62,7 @@ def keep_min_p(scores: np.ndarray, p: float) -> np.ndarray:
 
 # %% ../../nbs/transformer/sampling.ipynb #42e127a7
 def penalise(scores: np.ndarray, previous: Iterable[int], penalty: float) -> np.ndarray:
-    """The scores (V,) with those of `previous` tokens moved down: x / penalty if x > 0, else x · penalty.
+    """The scores (V,) of `previous` tokens moved down: x / penalty if x > 0, else x · penalty.
 
     Raises ValueError if a previous token is not one of the V.
     """
@@ -71,8 +71,8 @@ def penalise(scores: np.ndarray, previous: Iterable[int], penalty: float) -> np.
         return scores
     if seen[0] < 0 or seen[-1] >= len(scores):
         wrong = seen[0] if seen[0] < 0 else seen[-1]
-        raise ValueError(f"sampling: previous holds token {wrong}, but there are scores for 0 to "
-                         f"{len(scores) - 1} only; do the ids belong to this model?")
+        raise ValueError(f"sampling: previous holds token {wrong}, but there are scores for 0 "
+                         f"to {len(scores) - 1} only; do the ids belong to this model?")
     scores, old = scores.copy(), scores[seen]
     scores[seen] = np.where(old < 0, old * penalty, old / penalty)
     return scores
@@ -104,8 +104,8 @@ def check_scores(scores: np.ndarray) -> None:
     best = scores.max()  # NaN if any is
     if np.isnan(best) or best == np.inf:
         wrong = np.flatnonzero(np.isnan(scores) | (scores == np.inf))
-        raise ValueError(f"sampling: {len(wrong)} of {len(scores)} logits are NaN or +inf, the "
-                         f"first is number {wrong[0]}; the model has diverged or overflowed")
+        raise ValueError(f"sampling: {len(wrong)} of {len(scores)} logits are NaN or +inf, "
+                         f"number {wrong[0]} first; the model has diverged or overflowed")
     if best == -np.inf:
         raise ValueError("sampling: all logits are -inf, so no token is allowed; loosen what "
                          "forbids them")
@@ -113,14 +113,16 @@ def check_scores(scores: np.ndarray) -> None:
 # %% ../../nbs/transformer/sampling.ipynb #aa54cb93
 def process_logits(logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None,
                    top_p: float | None = None, min_p: float | None = None,
-                   repetition_penalty: float = 1.0, previous: Iterable[int] = ()) -> np.ndarray:
+                   repetition_penalty: float = 1.0, previous: Iterable[int] = ()
+                   ) -> np.ndarray:
     """The probabilities (V,), float64, to draw the next token from.
 
     logits: (V,). temperature: 0 leaves the likeliest token only, the first among equals.
     top_k: how many to keep; None or 0: all. top_p, min_p: see `keep_top_p`, `keep_min_p`.
     previous: the tokens of the text so far, for the penalty. Applied in the order of
     transformers: penalty, temperature, top_k, top_p, min_p.
-    Raises ValueError for options that make no sense, NaN or +inf in the logits, or none above -inf.
+    Raises ValueError for options that make no sense, and for logits that are NaN, +inf, or all
+    -inf.
     """
     check_options(temperature, top_k, top_p, min_p, repetition_penalty)
     scores = np.asarray(logits, dtype=np.float64)
@@ -222,8 +224,8 @@ def beam_search(model: Module, ids: Iterable[int], max_new_tokens: int, beams: i
     """
     ids, stop = [int(id) for id in ids], {int(id) for id in stop_ids}
     if not ids or max_new_tokens < 0 or beams < 1:
-        raise ValueError(f"beam_search: got {len(ids)} ids, max_new_tokens {max_new_tokens} and "
-                         f"{beams} beams; give at least one id, 0 or more tokens, 1 beam")
+        raise ValueError(f"beam_search: got {len(ids)} ids, {max_new_tokens} max_new_tokens and "
+                         f"{beams} beams; give at least one id, 0 tokens and one beam")
     running, finished = [(0.0, [])], [] if max_new_tokens else [(0.0, [])]
     for length in range(1, max_new_tokens + 1):
         candidates = _extend(model, ids, running, max(2, 1 + len(stop)) * beams)
