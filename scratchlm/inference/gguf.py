@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'half', 'LAYOUT', 'VALUES', 'DECODERS', 'CHUNK', 'SCALARS', 'BOOL', 'STRING', 'ARRAY', 'MAX_DEPTH', 'TYPES',
-           'UNDECODED', 'NAMES', 'ARCHITECTURES', 'record', 'wide', 'nibbles', 'fives', 'decode_q4_0', 'decode_q4_1',
-           'decode_q5_0', 'decode_q5_1', 'decode_q8_0', 'six_bit_pairs', 'decode_q4_k', 'planes', 'decode_q5_k',
-           'decode_q2_k', 'decode_q3_k', 'decode_q6_k', 'GGUFError', 'dequantise', 'Cursor', 'read_number',
-           'read_string', 'read_value', 'read_array', 'TensorInfo', 'read_info', 'read_head', 'place', 'GGUF',
-           'tokenizer', 'hf_name', 'unpermute', 'get_number', 'rope_scaling', 'llama3_scaling', 'special_ids',
-           'hf_config', 'HFState', 'to_hf', 'encode_value', 'save_gguf']
+           'UNDECODED', 'NAMES', 'ARCHITECTURES', 'FRACTIONS', 'record', 'wide', 'nibbles', 'fives', 'decode_q4_0',
+           'decode_q4_1', 'decode_q5_0', 'decode_q5_1', 'decode_q8_0', 'six_bit_pairs', 'decode_q4_k', 'planes',
+           'decode_q5_k', 'decode_q2_k', 'decode_q3_k', 'decode_q6_k', 'GGUFError', 'dequantise', 'Cursor',
+           'read_number', 'read_string', 'read_value', 'read_array', 'TensorInfo', 'read_info', 'read_head', 'place',
+           'GGUF', 'tokenizer', 'hf_name', 'unpermute', 'brief', 'get_number', 'rope_scaling', 'llama3_scaling',
+           'special_ids', 'hf_config', 'HFState', 'to_hf', 'encode_value', 'save_gguf']
 
 # %% ../../nbs/inference/gguf.ipynb #b1ac7fa2
 import os
@@ -310,7 +310,7 @@ def read_head(cursor: Cursor) -> tuple[int, int, int]:
 def place(cursor: Cursor, infos: list[TensorInfo], alignment: Any) -> dict[str, TensorInfo]:
     """The tensors by name, in their final places, which are inside the file and apart."""
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.error(f"general.alignment is {alignment!r}, and no power of two")
+        raise cursor.error(f"general.alignment is {repr(alignment)[:20]}, and no power of two")
     end = start = -(-cursor.position // alignment) * alignment
     placed = {info.name: info._replace(offset=start + info.offset) for info in infos}
     if len(placed) < len(infos):
@@ -399,14 +399,24 @@ def unpermute(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 # %% ../../nbs/inference/gguf.ipynb #55f279fc
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+FRACTIONS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor")
+
+
+def brief(value: Any) -> str:
+    """The beginning of `value` on one line, for a message."""
+    return " ".join(repr(value)[:60].split())
 
 
 def get_number(gguf: GGUF, key: str, default: float | None = None) -> int | float:
-    """A positive number from the metadata, `key` without prefix. GGUFError if it is none."""
+    """A positive number from the metadata, `key` without prefix. GGUFError if it is none.
+
+    It must be whole unless `key` is one of FRACTIONS.
+    """
+    kinds, what = ((int, float), "number") if key in FRACTIONS else ((int,), "whole number")
     key = f"{gguf.metadata['general.architecture']}.{key}"
     value = gguf.metadata.get(key, default)
-    if type(value) not in (int, float) or not 0 < value < float("inf"):
-        raise GGUFError(f"{gguf.path}: {key} is {value!r}, and should be a positive number")
+    if type(value) not in kinds or not 0 < value < float("inf"):
+        raise GGUFError(f"{gguf.path}: {key} is {brief(value)}, and must be a positive {what}")
     return value if type(value) is int else float(str(np.float32(value)))
 
 
@@ -416,15 +426,16 @@ def rope_scaling(gguf: GGUF, head_dim: int, base: float) -> dict | None:
         return llama3_scaling(gguf.tensor("rope_freqs.weight"), head_dim, base, gguf.path)
     prefix = gguf.metadata["general.architecture"]
     kind = gguf.metadata.get(f"{prefix}.rope.scaling.type", "none")
+    if not isinstance(kind, str) or kind not in ("none", "linear", "yarn"):
+        raise GGUFError(f"{gguf.path}: rope.scaling.type is {brief(kind)}; known are none, "
+                        f"linear, yarn")
     if kind == "none":
         return None
     scaling = {"rope_type": kind, "factor": get_number(gguf, "rope.scaling.factor")}
     if kind == "yarn":
         original = get_number(gguf, "rope.scaling.original_context_length")
         return scaling | {"original_max_position_embeddings": original}
-    if kind == "linear":
-        return scaling
-    raise GGUFError(f"{gguf.path}: rope.scaling.type is {kind!r}; known are none, linear, yarn")
+    return scaling
 
 # %% ../../nbs/inference/gguf.ipynb #8e01219b
 def llama3_scaling(table: np.ndarray, head_dim: int, base: float, path: Path) -> dict:
@@ -442,16 +453,20 @@ def llama3_scaling(table: np.ndarray, head_dim: int, base: float, path: Path) ->
 def special_ids(gguf: GGUF) -> dict[str, int | None]:
     """bos_token_id, eos_token_id and pad_token_id."""
     names = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    return {f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{word}_token_id")
-            for name, word in names.items()}
+    ids = {f"{name}_token_id": gguf.metadata.get(f"tokenizer.ggml.{word}_token_id")
+           for name, word in names.items()}
+    for name, id in ids.items():
+        if id is not None and type(id) is not int:
+            raise GGUFError(f"{gguf.path}: {name} is {brief(id)}, and should be a whole number")
+    return ids
 
 # %% ../../nbs/inference/gguf.ipynb #77a0429e
 def hf_config(gguf: GGUF) -> dict:
     """The content of Hugging Face's config.json that the metadata amount to."""
     architecture = gguf.metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise GGUFError(f"{gguf.path}: architecture {architecture!r} is not supported; known "
-                        f"are {', '.join(ARCHITECTURES)}")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+        raise GGUFError(f"{gguf.path}: architecture {brief(architecture)} is not supported; "
+                        f"known are {', '.join(ARCHITECTURES)}")
     if "token_embd.weight" not in gguf.tensors:
         raise GGUFError(f"{gguf.path}: has no token_embd.weight; it is not a whole model")
     width = get_number(gguf, "embedding_length")

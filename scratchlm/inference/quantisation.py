@@ -128,9 +128,10 @@ def second_moment(x: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/inference/quantisation.ipynb #63e6ec64
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:
-    """The upper triangular U with UᵀU = H⁻¹, once `damp` times its mean is added to H's diagonal.
+    """The upper triangular U with UᵀU = H⁻¹.
 
-    Raises ValueError if H is not square or not positive definite even so.
+    damp: so many times its mean is first added to the diagonal of H. Raises ValueError if H is
+    not square or not positive definite even so.
     """
     if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1]:
         raise ValueError(f"gptq: the Hessian must be square, not {hessian.shape}")

@@ -91,7 +91,7 @@ def finder(tokens: tuple[str, ...]) -> re.Pattern | None:
 
 # %% ../../nbs/language/tokenisation.ipynb #e5143fd9
 class Tokenizer:
-    """Text to ids and back. A subclass gives `encode_plain`, `id_to_bytes` and `vocab_size`.
+    """Text to ids and back. A subclass gives `vocab_size` and the three methods below.
 
     special_tokens: text -> id of tokens that steer a model and are no text, as <|im_end|>.
     added_tokens: text -> id of tokens that are text, but kept whole wherever they occur.

@@ -141,7 +141,7 @@ def process_logits(logits: np.ndarray, temperature: float = 1.0, top_k: int | No
 
 # %% ../../nbs/transformer/sampling.ipynb #ad535b8b
 def draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
-    """A number from 0 to V - 1, drawn with these probabilities (V,). Takes one random number."""
+    """A number from 0 to V - 1, drawn with these probabilities (V,), by one random number."""
     possible = np.flatnonzero(probabilities)
     ends = np.cumsum(probabilities[possible])
     hit = np.searchsorted(ends, rng.random() * ends[-1], side="right")
@@ -178,7 +178,7 @@ def generate(model: Module, ids: Iterable[int], max_new_tokens: int, *,
              ) -> Iterator[int]:
     """New tokens after `ids`, one by one, at most max_new_tokens of them.
 
-    model: takes ids (1, T), returns logits (1, T, V); it is in evaluation mode meanwhile.
+    model: takes ids (1, T), returns logits (1, T, V); in evaluation mode meanwhile.
     temperature to repetition_penalty: see `process_logits`. seed: the same one gives the same
     tokens. stop_ids: tokens that end the text, and are not given. cache: see `next_logits`.
     Raises ValueError, at the call, if something about the arguments is wrong.
@@ -224,8 +224,8 @@ def beam_search(model: Module, ids: Iterable[int], max_new_tokens: int, beams: i
     """
     ids, stop = [int(id) for id in ids], {int(id) for id in stop_ids}
     if not ids or max_new_tokens < 0 or beams < 1:
-        raise ValueError(f"beam_search: got {len(ids)} ids, {max_new_tokens} max_new_tokens and "
-                         f"{beams} beams; give at least one id, 0 tokens and one beam")
+        raise ValueError(f"beam_search: got {len(ids)} ids, {max_new_tokens} max_new_tokens "
+                         f"and {beams} beams; give at least one id, 0 tokens and one beam")
     running, finished = [(0.0, [])], [] if max_new_tokens else [(0.0, [])]
     for length in range(1, max_new_tokens + 1):
         candidates = _extend(model, ids, running, max(2, 1 + len(stop)) * beams)
@@ -243,7 +243,7 @@ def beam_search(model: Module, ids: Iterable[int], max_new_tokens: int, beams: i
 # %% ../../nbs/transformer/sampling.ipynb #44acaf8f
 def _extend(model: Module, ids: list[int], running: list[tuple[float, list[int]]],
             count: int) -> list[tuple[float, list[int]]]:
-    """The `count` best of all texts with one more token: (log-probability, tokens), best first."""
+    """The `count` best texts with one more token: (log-probability, tokens), best first."""
     with no_grad():
         logits = model(np.array([ids + tokens for _, tokens in running])).data[:, -1]  # (B, V)
     for row in logits:

@@ -147,8 +147,9 @@ def strip(notebook: dict) -> dict:
 # %% ../../nbs/workshop/learn.ipynb #b54fc5a5
 NOTE = """::: {{.callout-note title="Your turn"}}
 This is the chapter *{title}* without its code. Wherever a cell says `{empty}`, write what
-belongs there. Chapters that this one rests on may be imported; its own module may not. To see
-how far you are, save the notebook and run
+belongs there. Chapters that this one rests on may be imported; its own module may not. What
+an error's message has to mention, the tests tell. To see how far you are, save the notebook and
+run
 
     scratchlm learn {id} --check
 :::"""
