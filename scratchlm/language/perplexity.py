@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from ..foundations.tensor import no_grad
 from ..learning.loss import cross_entropy
@@ -230,6 +228,9 @@ def _upto(self: Scoreboard, chapter: str | None = None) -> list[Row]:
 
 def _table(self: Scoreboard, upto: str | None = None) -> None:
     """Print the board, as it stands after the chapter `upto`."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table()
     for title in ("model", "chapter", "bits per byte", "parameters", "seconds"):
         table.add_column(title, justify="left" if title in ("model", "chapter") else "right")

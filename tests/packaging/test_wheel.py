@@ -76,7 +76,7 @@ def test_the_source_distribution_can_be_built_from(dist):
 
 def test_little_is_installed(python, environment, tmp_path):
     installed = json.loads(run(python, "-I", "-c", INSTALLED, cwd=tmp_path, env=environment).stdout)
-    assert set(installed["scratchlm"]) == {"numpy", "typer", "rich"}
+    assert set(installed["scratchlm"]) == {"numpy", "typer", "rich", "httpx", "regex"}
     needed, ahead = set(), {"scratchlm"}
     while ahead:
         needed |= ahead
@@ -96,12 +96,13 @@ def test_import_is_quick_and_needs_numpy_only(python, environment, tmp_path):
     assert set(runs[0][1]) <= {"scratchlm", "numpy"}
 
 
-def test_every_chapter_imports_with_numpy_alone(python, environment, tmp_path):
+def test_every_chapter_imports_with_little(python, environment, tmp_path):
     eras = [path.name for path in (ROOT / "nbs").iterdir() if path.is_dir() and path.name != "workshop"]
     modules = [f"scratchlm.{era}.{path.stem}" for era in eras
                for path in sorted((ROOT / "scratchlm" / era).glob("[!_]*.py"))]
     assert "scratchlm.foundations.derivative" in modules
-    assert set(imported(python, environment, tmp_path, *modules)[1]) <= {"scratchlm", "numpy"}
+    brought = {name for name in imported(python, environment, tmp_path, *modules)[1] if "cython" not in name}
+    assert brought <= {"scratchlm", "numpy", "regex"}  # NumPy's random numbers bring parts of Cython
 
 
 def test_the_command_line_works(python, environment, tmp_path):
