@@ -91,8 +91,8 @@ def rope_settings(settings: Mapping) -> tuple[float, dict | None]:
     """
     rope = dict(settings.get("rope_parameters") or settings.get("rope_scaling") or {})
     if any(isinstance(value, dict) for value in rope.values()):
-        raise ValueError("LlamaConfig: rope_parameters differ between kinds of layers, which is "
-                         "not supported")
+        raise ValueError("LlamaConfig: rope_parameters differ between kinds of layers, which "
+                         "is not supported; there must be one base for all")
     refuse_unknown({name: value for name, value in rope.items() if name in NEUTRAL}, "")
     base = rope.pop("rope_theta", settings.get("rope_theta", 10000.0))
     kind = rope.pop("type", "default")  # an older word for rope_type
@@ -118,7 +118,8 @@ LlamaConfig.from_dict = classmethod(_from_dict)
 class RotaryAttention(GroupedQueryAttention):
     """Grouped-query attention whose queries and keys are turned by their positions."""
 
-    def forward(self, x, cos: np.ndarray, sin: np.ndarray, cache=None, layer: int = 0) -> Tensor:
+    def forward(self, x, cos: np.ndarray, sin: np.ndarray, cache=None, layer: int = 0
+                ) -> Tensor:
         """x: (B, T, hidden_size). cos, sin: (T, head_dim/2). Returns (B, T, hidden_size)."""
         q, k, v = self.project(x)
         return self.attend(apply_rope(q, cos, sin), apply_rope(k, cos, sin), v, cache, layer)
@@ -272,7 +273,7 @@ def _from_pretrained(cls: type[Llama], folder: str | Path) -> Llama:
 
 
 def _save_pretrained(self: Llama, folder: str | Path) -> None:
-    """Write config.json and model.safetensors, as transformers and `from_pretrained` read it."""
+    """Write config.json and model.safetensors, as transformers and `from_pretrained` want."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"architectures": ["LlamaForCausalLM"]} | asdict(self.config)

@@ -7,8 +7,7 @@ __all__ = ['softmax', 'heat', 'keep_top_k', 'keep_top_p', 'keep_min_p', 'penalis
            'process_logits', 'draw', 'sample', 'next_logits', 'generate', 'beam_search']
 
 # %% ../../nbs/transformer/sampling.ipynb #2edb9dbf
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from inspect import signature
 
 import numpy as np
@@ -153,18 +152,14 @@ def sample(logits: np.ndarray, rng: np.random.Generator, **options) -> int:
     return draw(process_logits(logits, **options), rng)
 
 # %% ../../nbs/transformer/sampling.ipynb #8e166f70
-@lru_cache(maxsize=32)
-def _offers_last_only(forward: Callable) -> bool:
-    return "last_only" in signature(forward).parameters
-
-
-def next_logits(model: Module, ids: list[int], cache=None) -> np.ndarray:
+def next_logits(model: Module, ids: list[int], cache=None, last_only: bool = False
+                ) -> np.ndarray:
     """The scores (V,) of what follows `ids`.
 
     cache: None, or an object whose first `length` positions are those of `ids`; the model is
-    fed the others only.
+    fed the others only. last_only: whether to tell the model that nothing else is wanted.
     """
-    options = {"last_only": True} if _offers_last_only(type(model).forward) else {}
+    options = {"last_only": True} if last_only else {}
     if cache is not None:
         ids, options["cache"] = ids[cache.length :], cache
     with no_grad():
@@ -201,11 +196,13 @@ def generate(model: Module, ids: Iterable[int], max_new_tokens: int, *,
 def _generate(model: Module, ids: list[int], count: int, options: dict,
               rng: np.random.Generator, stop: set[int], cache) -> Iterator[int]:
     """The loop of `generate`."""
+    last_only = "last_only" in signature(model.forward).parameters
     was_training = model.training
     model.eval()
     try:
         for _ in range(count):
-            id = sample(next_logits(model, ids, cache), rng, previous=ids, **options)
+            logits = next_logits(model, ids, cache, last_only)
+            id = sample(logits, rng, previous=ids, **options)
             if id in stop:
                 return
             ids.append(id)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EMPTY', 'Function', 'NOTE', 'LIMIT', 'UNWRITTEN', 'LearnError', 'functions', 'work', 'is_empty', 'span', 'empty',
-           'is_task', 'contract', 'digest', 'strip', 'prepare', 'exercise_path', 'find_chapter', 'cheats', 'run_cells',
-           'run_cell', 'one_line', 'Line', 'fates', 'judge_functions', 'judge_tests', 'Report', 'check',
+           'is_task', 'contract', 'digest', 'strip', 'prepare', 'exercise_path', 'find_chapter', 'cheats', 'own_names',
+           'run_cells', 'run_cell', 'one_line', 'Line', 'fates', 'judge_functions', 'judge_tests', 'Report', 'check',
            'check_notebook', 'learn', 'prove']
 
 # %% ../../nbs/workshop/learn.ipynb #51d9aecf
@@ -202,7 +202,8 @@ def cheats(notebook: dict, module: str, tree: Tree | None = None) -> list[str]:
         name: full for *_, code in parsed for name, full in bindings(code, package).items()
     }
     for number, cell, code in parsed:
-        for use in dict.fromkeys(uses(code, bound, package)):
+        outside = {name: full for name, full in bound.items() if name not in own_names(code)}
+        for use in dict.fromkeys(uses(code, outside, package)):
             if within(use.name, module):
                 why = f"uses {use.name}, the very module that you are to write"
             else:
@@ -210,6 +211,14 @@ def cheats(notebook: dict, module: str, tree: Tree | None = None) -> list[str]:
             if why:
                 lines.append(f"code cell {number}, line {use.line}: {why}")
     return lines
+
+
+def own_names(code: ast.AST) -> set[str]:
+    """Parameters and variables of a cell that it does not also import."""
+    nodes = list(ast.walk(code))
+    given = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    given |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return given - set(bindings(code, ""))
 
 # %% ../../nbs/workshop/learn.ipynb #35163b11
 LIMIT = 120.0  # seconds for one cell

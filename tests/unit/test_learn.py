@@ -90,6 +90,10 @@ def test_readers_keep_the_import_rule(tmp_path):
         notebook["cells"][-1]["source"] = line + "\n" + notebook["cells"][-1]["source"]
         found = cheats(notebook, "scratchlm.old.wheel", tree)
         assert (found == []) if refusal is None else refusal in found[0]
+    own = json.loads(json.dumps(good))
+    own["cells"][-1]["source"] = "from hypothesis import given"
+    own["cells"].append(own["cells"][-1] | {"id": "own", "source": "#| exports\ndef f(given):\n    return given"})
+    assert cheats(own, "scratchlm.old.wheel", tree) == []
     path.write_text(json.dumps(notebook))
     report = check(path, tree)
     assert not report.ok and [line.kind for line in report.lines] == ["rule"], "nothing is run"
