@@ -86,7 +86,7 @@ class GPTModel(Module):
 
 # %% ../../nbs/transformer/gpt.ipynb #9e17b54a
 class GPT(Module):
-    """GPT-2: from token ids to the scores of all possible next tokens (Radford et al., 2019).
+    """GPT-2: from token ids to the scores of all next tokens [@radford2019].
 
     rng: the numpy Generator to draw the weights, and in training the dropout, from.
     """
@@ -138,7 +138,7 @@ def _from_pretrained(cls: type[GPT], folder: str | Path) -> GPT:
 
 
 def _save_pretrained(self: GPT, folder: str | Path) -> None:
-    """Write config.json and model.safetensors, as transformers and `from_pretrained` read them."""
+    """Write config.json and model.safetensors, for `from_pretrained` and for transformers."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"architectures": ["GPT2LMHeadModel"]} | asdict(self.config)
