@@ -1,4 +1,4 @@
-"""Fetching against servers of our own: a hub that is killed and resumed, a mirror, a full disk, faults of all kinds."""
+"""Fetching from servers of our own: a hub, a mirror, kill -9, a full disk, faults of all kinds."""
 
 import hashlib
 import io
@@ -123,7 +123,8 @@ def test_offline_is_one_line_with_both_reasons(server, tiny, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("SCRATCHLM_INDEX", "http://127.0.0.1:9/simple")
     module.index_url.cache_clear()
-    with pytest.raises(PullError, match="index cannot be asked .* before that, .*network|cannot be reached") as caught:
+    why = "index cannot be asked .* before that, .*(network|cannot be reached)"
+    with pytest.raises(PullError, match=why) as caught:
         pull("tiny")
     assert "\n" not in str(caught.value)
 
@@ -173,7 +174,7 @@ def test_killed_in_mid_transfer_and_resumed(server, tmp_path):
 
 
 def test_a_folder_of_the_hub_brings_what_a_loader_needs_and_no_code(server):
-    names = ["config.json", "model.safetensors", "tokenizer.json", "evil.py", "pytorch_model.bin", "README.md"]
+    names = ["config.json", "model.safetensors", "tokenizer.json", "evil.py", "pytorch_model.bin"]
     listing = [{"type": "file", "path": name} for name in names] + [{"type": "directory", "path": "onnx"}]
     server.files["/api/models/us/small/tree/main"] = json.dumps(listing).encode()
     server.files |= {f"/us/small/resolve/main/{name}": name.encode() for name in names}
