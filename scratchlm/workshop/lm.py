@@ -18,7 +18,7 @@ from ..foundations.tensor import no_grad
 from ..inference.kv_cache import KVCache
 from ..transformer.chat_template import encode_chat
 from ..transformer.sampling import generate
-from .pull import PullError, pull
+from .pull import pull
 
 # %% ../../nbs/workshop/lm.ipynb #2307286c
 class LMError(ValueError):

@@ -8,7 +8,6 @@ __all__ = ['MAY_CHANGE', 'END_OF_TEXT', 'RecipeError', 'Recipe', 'read_recipe', 
 
 # %% ../../nbs/workshop/train.ipynb #4cdebf1f
 import json
-import os
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

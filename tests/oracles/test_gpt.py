@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from scratchlm.foundations.tensor import no_grad
 from scratchlm.language.causal_lm import lm_loss
 from scratchlm.learning.adamw import AdamW
 from scratchlm.learning.weight_decay import decay_groups
-from scratchlm.foundations.tensor import no_grad
 from scratchlm.transformer.checkpoint import load_safetensors, save_safetensors
 from scratchlm.transformer.gpt import GPT, GPTConfig, gpt_parameters
 

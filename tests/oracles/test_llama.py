@@ -39,7 +39,7 @@ def theirs(**options):
     torch.manual_seed(0)
     model = LlamaForCausalLM(TheirConfig(**SHAPE | options)).eval()
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.ndim == 1:  # biases and norms start as constants; make them count
                 p.add_(0.3 * torch.randn_like(p))
     return model

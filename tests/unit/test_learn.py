@@ -92,7 +92,8 @@ def test_readers_keep_the_import_rule(tmp_path):
         assert (found == []) if refusal is None else refusal in found[0]
     own = json.loads(json.dumps(good))
     own["cells"][-1]["source"] = "from hypothesis import given"
-    own["cells"].append(own["cells"][-1] | {"id": "own", "source": "#| exports\ndef f(given):\n    return given"})
+    source = "#| exports\ndef f(given):\n    return given"
+    own["cells"].append(own["cells"][-1] | {"id": "own", "source": source})
     assert cheats(own, "scratchlm.old.wheel", tree) == []
     path.write_text(json.dumps(notebook))
     report = check(path, tree)
