@@ -162,7 +162,7 @@ def _parameters(function: Callable) -> list[str]:
     ]
 
 # %% ../../nbs/workshop/upgrade.ipynb #a49519aa
-LATE_CHAPTERS: tuple[str, ...] = ()  # the modules that register twins
+LATE_CHAPTERS: tuple[str, ...] = ("scratchlm.inference.kv_cache",)  # which register twins
 
 
 def enable(modules: tuple[str, ...] | None = None) -> dict[str, str]:
