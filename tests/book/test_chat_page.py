@@ -45,7 +45,7 @@ def chat(real, serving, words, open_page):
     page = open_page()
     with serving(real, load) as url:
         page.goto(f"{url}/index.html")
-        page.get_by_role("link", name="Chat").click()
+        page.get_by_role("link", name="Chat", exact=True).click()
         yield page
 
 
