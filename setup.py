@@ -11,8 +11,8 @@ facts = config["DEFAULT"]
 lists = {name: needs.split() for name, needs in facts.items() if name.endswith("_requirements")}
 extras = {name.removesuffix("_requirements"): needs for name, needs in lists.items()}
 extras["check"] += extras["book"]
-extras["dev"] += extras["check"]
-extras["edit"] += extras["book"]
+extras["dev"] += extras["check"] + extras["fast"]
+extras["edit"] += extras["book"] + extras["fast"]
 
 setup(
     name=facts["lib_name"],

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'half', 'LAYOUT', 'VALUES', 'DECODERS', 'CHUNK', 'SCALARS', 'BOOL', 'STRING', 'ARRAY', 'MAX_DEPTH', 'TYPES',
-           'UNDECODED', 'NAMES', 'ARCHITECTURES', 'FRACTIONS', 'record', 'wide', 'nibbles', 'fives', 'decode_q4_0',
-           'decode_q4_1', 'decode_q5_0', 'decode_q5_1', 'decode_q8_0', 'six_bit_pairs', 'decode_q4_k', 'planes',
-           'decode_q5_k', 'decode_q2_k', 'decode_q3_k', 'decode_q6_k', 'GGUFError', 'dequantise', 'Cursor',
+           'UNDECODED', 'NAMES', 'GEMMA_NAMES', 'ARCHITECTURES', 'FRACTIONS', 'record', 'wide', 'nibbles', 'fives',
+           'decode_q4_0', 'decode_q4_1', 'decode_q5_0', 'decode_q5_1', 'decode_q8_0', 'six_bit_pairs', 'decode_q4_k',
+           'planes', 'decode_q5_k', 'decode_q2_k', 'decode_q3_k', 'decode_q6_k', 'GGUFError', 'dequantise', 'Cursor',
            'read_number', 'read_string', 'read_value', 'read_array', 'TensorInfo', 'read_info', 'read_head', 'place',
            'GGUF', 'tokenizer', 'hf_name', 'unpermute', 'brief', 'get_number', 'rope_scaling', 'llama3_scaling',
-           'special_ids', 'hf_config', 'HFState', 'to_hf', 'encode_value', 'save_gguf']
+           'special_ids', 'hf_config', 'gemma_config', 'HFState', 'to_hf', 'encode_value', 'save_gguf']
 
 # %% ../../nbs/inference/gguf.ipynb #b1ac7fa2
 import os
@@ -377,17 +377,21 @@ NAMES = {  # of a tensor: GGUF's -> Hugging Face's
     "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+GEMMA_NAMES = NAMES | {  # Gemma has norms before and after each branch
+    "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
 
 
-def hf_name(name: str) -> str | None:
+def hf_name(name: str, names: Mapping[str, str] = NAMES) -> str | None:
     """Hugging Face's name of a tensor, or None if none is known."""
     stem, _, ending = name.rpartition(".")
     prefix, layer = "", stem.split(".", 2)
     if layer[0] == "blk" and len(layer) == 3:
         prefix, stem = f"model.layers.{layer[1]}.", layer[2]
-    if stem not in NAMES or ending not in ("weight", "bias"):
+    if stem not in names or ending not in ("weight", "bias"):
         return None
-    return f"{prefix}{NAMES[stem]}.{ending}"
+    return f"{prefix}{names[stem]}.{ending}"
 
 # %% ../../nbs/inference/gguf.ipynb #393d96d1
 def unpermute(weight: np.ndarray, n_heads: int) -> np.ndarray:
@@ -398,8 +402,13 @@ def unpermute(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(weight.shape)  # (H·d, …)
 
 # %% ../../nbs/inference/gguf.ipynb #55f279fc
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-FRACTIONS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor")
+ARCHITECTURES = {  # GGUF's name -> Hugging Face's model_type and class
+    "llama": ("llama", "LlamaForCausalLM"), "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"), "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
+    "gemma2": ("gemma2", "Gemma2ForCausalLM"), "gemma3": ("gemma3_text", "Gemma3ForCausalLM"),
+}
+FRACTIONS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor",
+             "rope.freq_base_swa", "attn_logit_softcapping", "final_logit_softcapping")
 
 
 def brief(value: Any) -> str:
@@ -474,7 +483,8 @@ def hf_config(gguf: GGUF) -> dict:
     head_dim = get_number(gguf, "attention.key_length", width // heads)
     base = get_number(gguf, "rope.freq_base", 10000.0)
     config = {
-        "architectures": [ARCHITECTURES[architecture]], "model_type": architecture,
+        "architectures": [ARCHITECTURES[architecture][1]],
+        "model_type": ARCHITECTURES[architecture][0],
         "vocab_size": gguf.tensors["token_embd.weight"].shape[0], "hidden_size": width,
         "intermediate_size": get_number(gguf, "feed_forward_length"),
         "num_hidden_layers": get_number(gguf, "block_count"), "num_attention_heads": heads,
@@ -485,10 +495,37 @@ def hf_config(gguf: GGUF) -> dict:
         "rope_theta": base, "rope_scaling": rope_scaling(gguf, head_dim, base),
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
     }
-    if architecture == "llama":
+    if architecture in ("llama", "qwen3", "smollm3"):
         config["attention_bias"] = "blk.0.attn_q.bias" in gguf.tensors
+    if architecture in ("llama", "smollm3"):
         config["mlp_bias"] = "blk.0.ffn_up.bias" in gguf.tensors
+    if architecture.startswith("gemma"):
+        config |= gemma_config(gguf, config)
     return config | special_ids(gguf)
+
+# %% ../../nbs/inference/gguf.ipynb #9c24e44d
+def gemma_config(gguf: GGUF, config: dict) -> dict:
+    """The fields that only Gemma has."""
+    second = config["model_type"] == "gemma2"
+    largest = config["num_hidden_layers"] == (46 if second else 62)
+    root = config["hidden_size"] // config["num_attention_heads"]
+    own = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+           "sliding_window": get_number(gguf, "attention.sliding_window", 4096),
+           "query_pre_attn_scalar": root if largest else config["head_dim"]}
+    if second:
+        return own | {
+            "attn_logit_softcapping": get_number(gguf, "attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": get_number(gguf, "final_logit_softcapping", 30.0),
+            "sliding_window_pattern": 2}
+    period = gguf.metadata.get("gemma3.attention.sliding_window_pattern", 6)
+    base = {"rope_local_base_freq": get_number(gguf, "rope.freq_base_swa", 10000.0)}
+    if type(period) is int:
+        return own | base | {"sliding_window_pattern": period}
+    if not isinstance(period, np.ndarray) or period.dtype != bool:
+        raise GGUFError(f"{gguf.path}: sliding_window_pattern is {brief(period)}, and must be "
+                        "a whole number, or booleans")
+    kinds = ["sliding_attention" if local else "full_attention" for local in period]
+    return own | base | {"layer_types": kinds}
 
 # %% ../../nbs/inference/gguf.ipynb #fc96aca7
 class HFState(Mapping):
@@ -496,19 +533,23 @@ class HFState(Mapping):
 
     def __init__(self, gguf: GGUF, config: dict):
         self.gguf, self.sources, self.heads = gguf, {}, {}
-        if config["model_type"] == "llama":
+        self.gemma = config["model_type"].startswith("gemma")
+        names = GEMMA_NAMES if self.gemma else NAMES
+        if config["model_type"] in ("llama", "smollm3"):
             self.heads = {"q_proj": config["num_attention_heads"],
                           "k_proj": config["num_key_value_heads"]}
         for name in gguf.tensors:
             if name == "rope_freqs.weight":
                 continue  # no parameter: see rope_scaling
-            if hf_name(name) is None:
+            if hf_name(name, names) is None:
                 raise GGUFError(f"{gguf.path}: tensor {name!r} has no counterpart that we know")
-            self.sources[hf_name(name)] = name
+            self.sources[hf_name(name, names)] = name
 
     def __getitem__(self, name: str) -> np.ndarray:
         tensor = self.gguf.tensor(self.sources[name])
         heads = self.heads.get(name.split(".")[-2])
+        if self.gemma and name.endswith("norm.weight"):
+            return tensor - 1
         return unpermute(tensor, heads) if heads else tensor
 
     def __iter__(self) -> Iterator[str]:

@@ -39,6 +39,7 @@ class BatchNorm(Module):
 
     weight, bias: (num_features,). running_mean, running_var: buffers of the same shape.
     eps: added to the variance. momentum: the share of the newest batch in the buffers.
+    Raises ValueError for another number of features, or for fewer than two rows in training.
     """
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
@@ -49,6 +50,9 @@ class BatchNorm(Module):
 
     def forward(self, x) -> Tensor:
         x, mean, variance = as_tensor(x), self.running_mean, self.running_var
+        if x.shape[-1:] != mean.shape:
+            raise ValueError(f"BatchNorm: x has shape {x.shape}; its last axis must be "
+                             f"{self.num_features}, the number of features")
         if self.training:
             mean, variance = batch_statistics(x)
             self._remember(mean.data, variance.data, x.size // self.num_features)

@@ -21,7 +21,10 @@ def _gradients(parameters: Iterable[Tensor] | Tensor) -> list[np.ndarray]:
 
 
 def clip_grad_value_(parameters: Iterable[Tensor], clip_value: float) -> None:
-    """Bring every entry of every gradient into [-clip_value, clip_value], in place."""
+    """Bring every entry of every gradient into [-clip_value, clip_value], in place.
+
+    Raises ValueError unless clip_value > 0.
+    """
     if not clip_value > 0:
         raise ValueError(f"clip_grad_value_: clip_value is {clip_value}; it must be above 0")
     for gradient in _gradients(parameters):

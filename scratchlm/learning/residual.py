@@ -14,8 +14,10 @@ class Residual(Module):
     """A module with a road around it: x + module(x), with a norm where `placement` says.
 
     placement: "pre": x + module(norm(x)); "post": norm(x + module(x)); "none": x + module(x).
-    Without a norm they are all the same. The module must keep the shape of its input.
-    Raises ValueError for another placement, or for a norm that "none" would leave out.
+    Without a norm they are all the same. module: a Module, or a function of a Tensor, that
+    keeps the shape of its input.
+    Raises ValueError for another placement, for a norm that "none" would leave out, and for a
+    module that changes the shape, since sums would stretch a single number over a whole row.
     """
     def __init__(self, module: Module, norm: Module | None = None, placement: str = "pre"):
         if placement not in ("pre", "post", "none"):
@@ -27,11 +29,13 @@ class Residual(Module):
         self.module, self.norm, self.placement = module, norm, placement
 
     def forward(self, x) -> Tensor:
-        if self.norm is None:
-            return x + self.module(x)
-        if self.placement == "pre":
-            return x + self.module(self.norm(x))
-        return self.norm(x + self.module(x))
+        before = self.norm is not None and self.placement == "pre"
+        branch = self.module(self.norm(x) if before else x)
+        if branch.shape != x.shape:
+            raise ValueError(f"Residual: x has shape {x.shape}, but what the module made of it "
+                             f"{branch.shape}; they must be equal to be added")
+        y = x + branch
+        return y if before or self.norm is None else self.norm(y)
 
     def extra_repr(self) -> str:
         return f"placement={self.placement!r}"

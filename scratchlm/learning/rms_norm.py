@@ -52,7 +52,7 @@ def _root_mean_square(rows: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _backward(h: np.ndarray, normal: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """The gradient at the rows from `h`, that at `normal`. Overwrites both; returns `h`."""
+    """The gradient at the rows from `h`, that at `normal`. Overwrites them; returns `h`."""
     share = np.einsum("nd,nd->n", h, normal)[:, None]  # (N, 1)
     share /= max(h.shape[1], 1)
     normal *= share  # no longer needed: a rule is called once

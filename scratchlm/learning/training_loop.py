@@ -52,9 +52,10 @@ class Trainer:
     `state_dict` and `load_state_dict`; when it ends, it is begun again.
     schedule: the number of a step, from 0 -> a factor for the learning rate, or None.
     clip_norm: the greatest norm of the gradient, or None.
-    evaluate(model): dict of numbers, called every `evaluate_every` steps (0: never) and at the
-    end of `fit`, in evaluation mode and without gradients.
-    `step` counts the steps made; `history` has a dict for each: step, loss, lr, grad_norm
+    evaluate(model): dict of numbers, called every `evaluate_every` steps (0: no such steps) and
+    when `fit` reaches its goal, in evaluation mode and without gradients.
+    `step` counts the steps made; `goal` is where `fit` ends; `stopping` says that it is to end
+    before; `batch` is the latest. `history` has a dict for each: step, loss, lr, grad_norm
     (before clipping), seconds, and what `evaluate` returned after it.
     """
     def __init__(self, model: Module, optimizer, loss_fn: Callable, batches: Iterable[tuple],
@@ -126,7 +127,7 @@ def _train_step(self: Trainer) -> None:
 
 
 def _run_evaluation(self: Trainer) -> None:
-    """Measure the model as it is now, and add the results to the record of the last step."""
+    """Measure the model, add the results to the record of the last step, tell on_evaluate."""
     self.model.eval()
     try:
         with no_grad():
@@ -280,8 +281,10 @@ class LiveOutput:
 
 # %% ../../nbs/learning/training_loop.ipynb #2c4a8325
 class ProgressBar(Callback):
-    """One line, redrawn at most every `every` seconds: steps, loss, speed and time left."""
+    """One line, redrawn at most every `every` seconds: steps, loss, speed and time left.
 
+    At the end it says how long it took, or that it was stopped.
+    """
     def __init__(self, every: float = 0.2):
         self.every, self.live, self.notebook = every, None, None
         self.started, self.first, self.drawn, self.ended = 0.0, 0, 0.0, False

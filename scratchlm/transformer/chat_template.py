@@ -168,7 +168,10 @@ METHODS = {
 
 
 def get(value, key, dot: bool = False):
-    """`value.key` (with dot) or `value[key]`: an item, or a harmless method; else Undefined."""
+    """`value.key` (with dot) or `value[key]`: an item, or a harmless method; else Undefined.
+
+    Where there are both, a dot prefers the method.
+    """
     if isinstance(value, Undefined):
         return value[key]  # an error that says so
     method = next((getattr(value, key) for kind, names in METHODS.items()
@@ -376,7 +379,7 @@ LEVELS = [("or",), ("and",), ("not",), ("==", "!=", "<", "<=", ">", ">=", "in", 
 
 
 def expression(r: Reader) -> Callable[[Scope], object]:
-    """Read an expression; the result computes its value from the variables."""
+    """Read an expression, or `a if b else c`; the result computes it from the variables."""
     value = level(r, 0)
     while r.take("if"):
         test, yes = level(r, 0), value
@@ -711,7 +714,7 @@ def read_targets(r: Reader) -> list[str]:
 
 # %% ../../nbs/transformer/chat_template.ipynb #74dfbdc6
 def read_for(blocks: Blocks, r: Reader) -> Callable:
-    """Read `for … in … if … else … endfor`."""
+    """Read `for … in … if … else … endfor`; what it goes through has no `if` of its own."""
     targets = read_targets(r)
     r.need("in")
     values = level(r, 0)
@@ -869,7 +872,8 @@ def render(template: str, messages: list[dict], add_generation_prompt: bool = Tr
 
     template: Jinja source. messages: dicts with "role" and "content". compiler: turns source
     into something with `render(**variables)`; ours, or jinja2's `environment.from_string`.
-    variables: what else the template may ask for, as tools, bos_token, eos_token.
+    variables: what else the template may ask for, as tools, bos_token, eos_token; tools and
+    documents are None unless they are given.
     Raises TemplateError where the template refuses the conversation or cannot be read.
     """
     variables = {"tools": None, "documents": None} | variables
@@ -892,11 +896,11 @@ def shields(special: dict[str, int], texts: str) -> tuple[Callable, dict]:
         raise ValueError("encode_chat: the messages hold too many of Unicode's noncharacters "
                          "U+FDD0 to U+FDEF; remove them, they are no text")
     begun = {token[:n] for token in special for n in range(1, len(token))}
-    whole = [re.escape(token) for token in sorted(special, key=len, reverse=True)]
-    ends = [re.escape(part) + r"(?=\s*\Z)" for part in sorted(begun, key=len, reverse=True)]
-    find = re.compile("|".join(whole + ends) or r"(?!)")
+    marks = [(token, "") for token in special] + [(part, r"\s*\Z") for part in begun]
+    find = re.compile("|".join(  # their first characters only, since marks may overlap
+        f"{re.escape(mark[0])}(?={re.escape(mark[1:])}{end})" for mark, end in marks) or "(?!)")
     table = {ord(there): first for first, there in stand_in.items()}
-    return lambda text: find.sub(lambda m: stand_in[m[0][0]] + m[0][1:], text), table
+    return lambda text: find.sub(lambda m: stand_in[m[0]], text), table
 
 
 def guard(value, shield: Callable):

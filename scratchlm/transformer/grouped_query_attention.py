@@ -110,13 +110,14 @@ def _attend(self: GroupedQueryAttention, q, k, v, cache=None, layer: int = 0,
             **options) -> Tensor:
     """Store k and v, attend to all stored so far, mix the heads: (B, T, hidden_size).
 
-    q, k, v: as `project` returns them. options: for `grouped_attention`.
+    q, k, v: as `project` returns them. options: for `mix`, which is `grouped_attention`.
     cache: cache.update(layer, k, v) takes and returns arrays (B, positions, H_kv, d).
     """
     if cache is not None:
         k, v = map(Tensor, cache.update(layer, k.data, v.data))  # (B, S, H_kv, d)
-    out = grouped_attention(q, k, v, **options)  # (B, T, H, d)
+    out = self.mix(q, k, v, **options)  # (B, T, H, d)
     return self.o_proj(out.reshape(*out.shape[:2], -1))
 
 
 GroupedQueryAttention.project, GroupedQueryAttention.attend = _project, _attend
+GroupedQueryAttention.mix = staticmethod(grouped_attention)  # a subclass may mix otherwise

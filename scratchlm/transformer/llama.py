@@ -72,7 +72,10 @@ NEUTRAL = {  # what would change the numbers -> the value with which it does not
 
 
 def refuse_unknown(settings: Mapping, model_type: str) -> None:
-    """Raise ValueError if a config.json asks for something that is not computed here."""
+    """Raise ValueError if a config.json asks for something that is not computed here.
+
+    A value may be a list, with one entry for each layer. None asks for nothing.
+    """
     if settings.get("model_type", model_type) != model_type:
         raise ValueError(f"LlamaConfig: model_type is {settings['model_type']!r}, not "
                          f"{model_type!r}")
@@ -88,6 +91,8 @@ def rope_settings(settings: Mapping) -> tuple[float, dict | None]:
     """rope_theta and rope_scaling, from a config.json of the old style or the new.
 
     old: rope_theta by itself, and rope_scaling, a dict or None. new: all in rope_parameters.
+    The type "default" scales nothing; it becomes None. Raises ValueError for what is not
+    computed here, a base for each kind of layer among it.
     """
     rope = dict(settings.get("rope_parameters") or settings.get("rope_scaling") or {})
     if any(isinstance(value, dict) for value in rope.values()):
@@ -112,7 +117,12 @@ def _from_dict(cls: type[LlamaConfig], settings: Mapping) -> LlamaConfig:
     return cls(**chosen | {"rope_theta": base, "rope_scaling": scaling})
 
 
-LlamaConfig.from_dict = classmethod(_from_dict)
+def _to_dict(self: LlamaConfig) -> dict:
+    """The content of a config.json, which `from_dict` and transformers read."""
+    return {"architectures": ["LlamaForCausalLM"]} | asdict(self)
+
+
+LlamaConfig.from_dict, LlamaConfig.to_dict = classmethod(_from_dict), _to_dict
 
 # %% ../../nbs/transformer/llama.ipynb #d5bb44d7
 class RotaryAttention(GroupedQueryAttention):
@@ -130,15 +140,17 @@ class LlamaBlock(Module):
 
     layer: its number, under which a cache keeps its keys and values.
     """
+    attention, norm = RotaryAttention, RMSNorm  # what it is made of
+
     def __init__(self, config: LlamaConfig, layer: int, rng: np.random.Generator):
         c = config
         self.layer = layer
-        self.self_attn = RotaryAttention(
+        self.self_attn = self.attention(
             c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
             c.attention_bias, rng)
         self.mlp = SwiGLU(c.hidden_size, c.intermediate_size, c.mlp_bias, c.hidden_act, rng)
-        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.input_layernorm = self.norm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm = self.norm(c.hidden_size, c.rms_norm_eps)
 
     def forward(self, x, cos: np.ndarray, sin: np.ndarray, cache=None) -> Tensor:
         """x: (B, T, hidden_size). Returns the same shape."""
@@ -157,14 +169,19 @@ def run_blocks(blocks: ModuleList, x: Tensor, cos: np.ndarray, sin: np.ndarray,
 # %% ../../nbs/transformer/llama.ipynb #5708beb1
 class LlamaModel(Module):
     """The names of Llama's parts below `model`: everything but the output layer."""
+    block = LlamaBlock  # called with the configuration, the layer's number and a generator
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator):
         self.config, self._table = config, (np.empty((0, 0)),) * 2
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, rng)
         self.layers = ModuleList(
-            LlamaBlock(config, layer, rng) for layer in range(config.num_hidden_layers)
+            self.block(config, layer, rng) for layer in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def embed(self, ids: np.ndarray) -> Tensor:
+        """What enters the first block: (B, T, hidden_size), for ids (B, T)."""
+        return self.embed_tokens(ids)
 
     def angles(self, start: int, end: int, dtype) -> tuple[np.ndarray, np.ndarray]:
         """Cosine and sine for the positions from start to end, (T, head_dim/2) each."""
@@ -178,7 +195,7 @@ class LlamaModel(Module):
     def forward(self, ids: np.ndarray, cache=None) -> Tensor:
         """ids: (B, T). Returns what the output layer reads, (B, T, hidden_size)."""
         start = 0 if cache is None else cache.length
-        x = self.embed_tokens(ids)  # (B, T, C)
+        x = self.embed(ids)  # (B, T, C)
         cos, sin = self.angles(start, start + ids.shape[1], x.dtype)
         return self.norm(run_blocks(self.layers, x, cos, sin, cache))
 
@@ -196,11 +213,13 @@ class Zeros:
 class Llama(Module):
     """A Llama: from token ids to the scores of all possible next tokens (Touvron et al. 2023).
 
-    rng: the numpy Generator to draw the weights from.
+    rng: the numpy Generator to draw the weights from; with Zeros() nothing is drawn.
     """
+    body = LlamaModel
+
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | Zeros | None = None):
         self.config = config
-        self.model = LlamaModel(config, Zeros())
+        self.model = self.body(config, Zeros())
         self.lm_head = Linear(config.hidden_size, config.vocab_size, False, Zeros())
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -276,9 +295,8 @@ def _save_pretrained(self: Llama, folder: str | Path) -> None:
     """Write config.json and model.safetensors, as transformers and `from_pretrained` want."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"architectures": ["LlamaForCausalLM"]} | asdict(self.config)
     with atomic_write(folder / "config.json") as file:
-        file.write(json.dumps(settings, indent=2).encode())
+        file.write(json.dumps(self.config.to_dict(), indent=2).encode())
     save_safetensors(folder / "model.safetensors", self.state_dict(), {"format": "pt"})
 
 
@@ -286,7 +304,10 @@ Llama.from_pretrained, Llama.save_pretrained = classmethod(_from_pretrained), _s
 
 # %% ../../nbs/transformer/llama.ipynb #bd35d7e5
 def llama_parameters(config: LlamaConfig) -> dict[str, int]:
-    """How many numbers each part of a `Llama` learns."""
+    """How many numbers each part of a `Llama` learns, biases included where there are any.
+
+    Returns the numbers under embed_tokens, attention, mlp, norms (of all layers) and lm_head.
+    """
     c = config
     asked, stored = (n * c.head_dim for n in (c.num_attention_heads, c.num_key_value_heads))
     attention = 2 * c.hidden_size * (asked + stored)

@@ -29,7 +29,10 @@ def heat(scores: np.ndarray, temperature: float) -> np.ndarray:
 
 # %% ../../nbs/transformer/sampling.ipynb #5219d3c9
 def keep_top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """The scores (V,) with -inf for all that are lower than the k-th highest."""
+    """The scores (V,) with -inf for all that are lower than the k-th highest.
+
+    Returns `scores` itself if there are no more than k.
+    """
     if k >= len(scores):
         return scores
     return np.where(scores < np.partition(scores, -k)[-k], -np.inf, scores)
@@ -39,7 +42,8 @@ def keep_top_p(scores: np.ndarray, p: float) -> np.ndarray:
     """The scores (V,) with -inf for all outside of the nucleus.
 
     A token is dropped if it and all less likely ones together have at most 1 - p. The likeliest
-    always stays. Among equals the ones with lower numbers are dropped first.
+    always stays. Among equal scores the ones with lower numbers are dropped first; compare
+    the scores, since two that differ can round to the same probability.
     """
     probabilities = softmax(scores)
     floor = min((1 - p) / len(scores), probabilities.max())
@@ -63,7 +67,8 @@ def keep_min_p(scores: np.ndarray, p: float) -> np.ndarray:
 def penalise(scores: np.ndarray, previous: Iterable[int], penalty: float) -> np.ndarray:
     """The scores (V,) of `previous` tokens moved down: x / penalty if x > 0, else x · penalty.
 
-    Raises ValueError if a previous token is not one of the V.
+    Returns `scores` itself if none is moved. Raises ValueError if a previous token is not one
+    of the V.
     """
     seen = np.unique(np.fromiter(previous, dtype=np.int64))
     if penalty == 1 or not len(seen):

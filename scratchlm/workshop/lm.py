@@ -195,19 +195,17 @@ LM.complete = _complete
 def load_gguf(path: Path, name: str) -> LM:
     """The model in a GGUF file, dequantised to float32. Raises GGUFError or LMError."""
     from scratchlm.inference.gguf import GGUF, to_hf, tokenizer
-    from scratchlm.transformer.llama import build
+    from scratchlm.transformer.model_families import from_state
 
     file = GGUF(path)
-    config, state = to_hf(file)
-    model = build(config)
-    model.load_state_dict(state)
+    model = from_state(*to_hf(file))
     return LM(model, tokenizer(file), name, file.metadata.get("tokenizer.chat_template"))
 
 
 def load_folder(folder: Path, name: str) -> LM:
     """The model in a folder with config.json, safetensors and tokenizer.json."""
     from scratchlm.language.bpe import BPE
-    from scratchlm.transformer.llama import from_pretrained
+    from scratchlm.transformer.model_families import from_pretrained
 
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(2, "no tokenizer.json in this folder, so text cannot be read",

@@ -96,9 +96,11 @@ END_OF_TEXT = "<|endoftext|>"
 def read_texts(data: str) -> tuple[list[str], list[str]]:
     """Training and validation documents of a recipe's `data`. Raises RecipeError if none."""
     if data == "corpus":
+        from scratchlm.language.perplexity import evaluation_text
         from scratchlm.workshop.pull import corpus
 
-        return tuple([doc.text for doc in corpus(split)] for split in ("train", "valid"))
+        pieces = evaluation_text().decode().split("\0")
+        return [file.text for file in corpus("train")], [piece for piece in pieces if piece]
     path = Path(data).expanduser()
     if path.is_dir():
         texts = [file.read_text("utf-8", "replace") for file in sorted(path.rglob("*.py"))]
