@@ -11,8 +11,8 @@ __all__ = ['END', 'BYTES', 'ANY', 'DIGITS', 'SPACE', 'WORD', 'CLASSES', 'CONTROL
            'utf8_ranges', 'characters', 'complement', 'branches', 'repeated', 'bounds', 'item', 'character', 'read_set',
            'parse_regex', 'call', 'look', 'loop', 'Network', 'add', 'add_loop', 'distances', 'Automaton', 'reach',
            'first', 'expand', 'bits', 'typical', 'number_calls', 'is_last', 'Vocabulary', 'token_bytes', 'spell',
-           'Stack', 'Masks', 'step_stack', 'step', 'may_end', 'walk', 'walk_rule', 'tokens_at', 'merge', 'pieces',
-           'mask_of', 'Constraint', 'shortest', 'likely', 'closing', 'grammar_constraint', 'regex_constraint',
+           'Stack', 'Masks', 'step_stack', 'step', 'may_end', 'walk', 'intern', 'walk_rule', 'tokens_at', 'merge',
+           'pieces', 'mask_of', 'Constraint', 'shortest', 'likely', 'closing', 'grammar_constraint', 'regex_constraint',
            'in_json', 'json_character', 'known', 'between', 'json_string', 'json_array', 'json_object', 'json_members',
            'escape', 'json_rule', 'types_of', 'json_type', 'is_type', 'resolve', 'json_constraint', 'read_rules',
            'read_rule', 'name_rule', 'number_rule', 'cased', 'escape_rule', 'split_out', 'string_rule', 'field_rule',
@@ -634,7 +634,8 @@ class Masks:
 
     def __init__(self, automaton: Automaton, vocabulary: Vocabulary, keep: int = 20_000):
         self.automaton, self.vocabulary, self.keep = automaton, vocabulary, keep
-        self.stacks, self.walked = WeakValueDictionary(), {}
+        self.stacks, self.walked, self.merged = WeakValueDictionary(), {}, {}
+        self.nodes = {vocabulary.roots.tobytes(): vocabulary.roots}
         self.whole, self.ways = OrderedDict(), OrderedDict()
         self.start = (self.push(automaton.start, None),)
         if automaton.far[automaton.start] == float("inf"):
@@ -703,25 +704,32 @@ def walk(self: Masks, state: int, nodes: np.ndarray) -> tuple:
     Returns the tokens that end meanwhile, see `merge`, and the nodes whose bytes come next when
     the rule of `state` has ended. Remembers the answer.
     """
-    key = state, nodes.tobytes()
+    key = state, id(nodes)
     if key in self.walked:
-        return self.walked[key]
+        return self.walked[key][0]
     alive, exits, groups = self.walk_rule(state, nodes)
     pieces = [self.tokens_at(alive)]
     for number, called in groups.items():
         for start, after in self.automaton.called[number]:
-            tokens, ends = self.walk(start, called)
+            tokens, ends = self.walk(start, self.intern(called))
             pieces.append(tokens)
             if after != DONE and len(ends):
                 tokens, ends = self.walk(after, ends)
                 pieces.append(tokens)
             if len(ends):
                 exits.append(ends)
-    exits = np.unique(np.concatenate(exits)) if exits else NOTHING
+    exits = self.intern(np.unique(np.concatenate(exits))) if exits else NOTHING
     if len(self.walked) > self.keep:
-        self.walked.clear()
-    self.walked[key] = self.merge(pieces), exits
-    return self.walked[key]
+        for memory in (self.walked, self.merged, self.nodes):
+            memory.clear()
+    answer = self.merge(pieces), exits
+    self.walked[key] = answer, nodes  # to keep the nodes, whose address is in the key
+    return answer
+
+
+def intern(self: Masks, nodes: np.ndarray) -> np.ndarray:
+    """The same nodes, always as the same array, so that they can be known by its address."""
+    return self.nodes.setdefault(nodes.tobytes(), nodes)
 
 # %% ../../nbs/inference/constrained_decoding.ipynb #0e2286de
 def walk_rule(self: Masks, state: int, nodes: np.ndarray) -> tuple:
@@ -782,7 +790,7 @@ def merge(self: Masks, pieces: list[tuple]) -> tuple[np.ndarray | None, np.ndarr
     return many, few
 
 
-Masks.walk, Masks.walk_rule = walk, walk_rule
+Masks.walk, Masks.walk_rule, Masks.intern = walk, walk_rule, intern
 Masks.tokens_at, Masks.merge = tokens_at, merge
 
 # %% ../../nbs/inference/constrained_decoding.ipynb #5e9494b2
@@ -790,7 +798,7 @@ def pieces(self: Masks, stack: Stack, nodes: np.ndarray, seen: set) -> list[tupl
     """The tokens that a stack allows from `nodes` on, in pieces: one for each of its states."""
     found = []
     while stack is not None and len(nodes):
-        key = id(stack), nodes.tobytes() if len(nodes) < 64 else id(nodes)
+        key = id(stack), id(nodes)
         if key in seen:
             break
         seen.add(key)
@@ -806,14 +814,18 @@ def mask_of(self: Masks, stacks: tuple) -> np.ndarray:
     packed = self.whole.get(key)
     if packed is None:
         seen = set()
-        many, few = self.merge([piece for stack in stacks for piece in
-                                self.pieces(stack, self.vocabulary.roots, seen)])
-        mask = np.zeros(self.vocabulary.size, bool)
-        if many is not None:
-            mask = np.unpackbits(many, count=len(mask)).view(bool)
-        mask[few] = True
-        mask[self.vocabulary.stop_ids] = self.may_end(stacks)
-        packed = self.whole[key] = np.packbits(mask)
+        found = [piece for stack in stacks
+                 for piece in self.pieces(stack, self.vocabulary.roots, seen)]
+        name = frozenset(map(id, found)), self.may_end(stacks)
+        if name not in self.merged:
+            many, few = self.merge(found)
+            mask = np.zeros(self.vocabulary.size, bool)
+            if many is not None:
+                mask = np.unpackbits(many, count=len(mask)).view(bool)
+            mask[few] = True
+            mask[self.vocabulary.stop_ids] = name[1]
+            self.merged[name] = np.packbits(mask), found
+        packed = self.whole[key] = self.merged[name][0]
         if len(self.whole) > self.keep // 10:
             self.whole.popitem(last=False)
     return packed

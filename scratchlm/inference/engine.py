@@ -591,6 +591,11 @@ class Engine:
         self._load(state)
         self._allocate()
 
+    @property
+    def weight_bytes(self) -> int:
+        """What a step reads of the weights: all matrices, and nothing of the embedding alone."""
+        return sum(m.data.nbytes for m in self.kept if isinstance(m, PackedMatrix))
+
     def hold(self, array: np.ndarray) -> int:
         """The address of an array, which is kept alive."""
         self.kept.append(array)

@@ -181,6 +181,7 @@ class Cursor:
 
     def __init__(self, data: np.ndarray, path: Path):
         self.data, self.path, self.position = data, path, 0
+        self.view = memoryview(data)  # whose pieces are quick to take
 
     def error(self, text: str) -> GGUFError:
         return GGUFError(f"{self.path}: at byte {self.position}: {text}")
@@ -206,11 +207,14 @@ def read_number(cursor: Cursor, dtype: str) -> int | float:
 
 
 def read_string(cursor: Cursor) -> str:
-    """A length of 64 bits, and so many bytes of UTF-8."""
-    length = read_number(cursor, "<u8")
+    """A length of 64 bits, and so many bytes of UTF-8. A vocabulary has 100,000 of them."""
+    cursor.check(1, 8, "numbers")
+    start = cursor.position + 8
+    length, cursor.position = int.from_bytes(cursor.view[start - 8 : start], "little"), start
     cursor.check(length, 1, "bytes of text")
+    cursor.position = start + length
     try:
-        return cursor.array("u1", length).tobytes().decode()
+        return str(cursor.view[start : start + length], "utf-8")
     except UnicodeDecodeError:
         raise cursor.error("a text is not valid UTF-8; the file is damaged") from None
 

@@ -228,6 +228,12 @@ class MistralConfig(FamilyConfig):
     sliding_window: int | None = 4096
     model_type: str = "mistral"
 
+    def to_dict(self) -> dict:
+        """The content of a config.json; with layer_types it would be taken for Ministral."""
+        alike = len(set(self.layer_types)) == 1
+        return {name: value for name, value in super().to_dict().items()
+                if not (alike and name == "layer_types")}
+
 
 @dataclass
 class Qwen2Config(FamilyConfig):

@@ -162,7 +162,9 @@ def _parameters(function: Callable) -> list[str]:
     ]
 
 # %% ../../nbs/workshop/upgrade.ipynb #a49519aa
-LATE_CHAPTERS: tuple[str, ...] = ("scratchlm.inference.kv_cache",)  # which register twins
+LATE_CHAPTERS: tuple[str, ...] = (  # which register twins
+    "scratchlm.inference.kernels", "scratchlm.inference.kv_cache",
+)
 
 
 def enable(modules: tuple[str, ...] | None = None) -> dict[str, str]:
