@@ -10,9 +10,10 @@ config.read(here / "settings.ini", encoding="utf-8")
 facts = config["DEFAULT"]
 lists = {name: needs.split() for name, needs in facts.items() if name.endswith("_requirements")}
 extras = {name.removesuffix("_requirements"): needs for name, needs in lists.items()}
+extras["book"] += extras["fast"]
 extras["check"] += extras["book"]
-extras["dev"] += extras["check"] + extras["fast"]
-extras["edit"] += extras["book"] + extras["fast"]
+extras["dev"] += extras["check"]
+extras["edit"] += extras["book"]
 
 setup(
     name=facts["lib_name"],

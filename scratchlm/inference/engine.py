@@ -13,13 +13,14 @@ __all__ = ['fetch_add', 'peek', 'put_word', 'pause', 'give_way', 'PAGE', 'CHUNK'
            'weigh', 'mask_ends', 'scale_scores', 'exponentials', 'attention_kernel', 'merge', 'normalise', 'turn',
            'quantise_all', 'gate', 'share', 'call', 'product', 'prepare', 'project', 'turn_and_keep', 'call_attention',
            'window_start', 'attend_pieces', 'merge_pieces', 'add_to_stream', 'feed_forward', 'run_step', 'Team',
-           'stored', 'matrix', 'place', 'Unsupported', 'check_supported', 'Engine', 'OutOfPages', 'Sequence', 'embed',
-           'EngineModel']
+           'stored', 'packed_size', 'matrix', 'Arena', 'place', 'Unsupported', 'check_supported', 'Engine',
+           'OutOfPages', 'Sequence', 'embed', 'EngineModel']
 
 # %% ../../nbs/inference/engine.ipynb #605587a4
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import numpy as np
 from llvmlite import ir
@@ -501,6 +502,8 @@ class Team:
     def _serve(self, me: int, gate: threading.Semaphore) -> None:
         while True:
             gate.acquire()
+            if self.work is None:
+                return
             self.work(me)
             with self.change:
                 self.busy -= 1
@@ -541,10 +544,31 @@ def stored(state: Mapping, name: str) -> tuple[np.ndarray, str, tuple[int, int]]
     return unpermute(raw, heads) if heads else raw, info.type, info.shape
 
 
+def packed_size(state: Mapping, name: str) -> int:
+    """The bytes that a matrix will have in the order of the kernels."""
+    _, type, (rows, columns) = stored(state, name)
+    format = FORMATS[type if type in FORMATS else "Q8_0"]
+    return -(-rows // LANES) * (columns // format.columns) * format.size
+
+
 def matrix(state: Mapping, name: str) -> PackedMatrix:
     """A matrix in the order of the kernels."""
     raw, type, shape = stored(state, name)
     return PackedMatrix(raw, type, *shape)
+
+
+class Arena:
+    """One piece of memory for all matrices; `size` is how many bytes they have."""
+    def __init__(self, size: int):
+        self.memory = np.empty(size, np.uint8)
+        self.end = 0
+
+    def take_in(self, m: PackedMatrix) -> None:
+        """Move the bytes of a matrix here, behind those of the last one."""
+        start, self.end = self.end, self.end + m.data.nbytes
+        inside = self.memory[start : self.end].reshape(m.data.shape)
+        inside[...] = m.data
+        m.data = inside
 
 
 def place(m: PackedMatrix) -> list[int]:
@@ -591,6 +615,10 @@ class Engine:
         self._load(state)
         self._allocate()
 
+    def __del__(self):
+        if "team" in vars(self):
+            self.team.close()
+
     @property
     def weight_bytes(self) -> int:
         """What a step reads of the weights: all matrices, and nothing of the embedding alone."""
@@ -608,6 +636,7 @@ PARTS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.
 
 def _matrix(self: Engine, state: Mapping, name: str) -> list[int]:
     m = matrix(state, name)
+    self.arena.take_in(m)
     self.kept.append(m)
     return place(m)
 
@@ -656,8 +685,13 @@ def _angles(self: Engine, local: bool) -> int:
 def _load_model(self: Engine, state: Mapping) -> None:
     """Pack the weights, and write down where they are."""
     config, c, f = self.config, self.c, self.f
+    embedding = "model.embed_tokens.weight"
+    output = "lm_head.weight" if "lm_head.weight" in state else embedding
+    layers = range(config.num_hidden_layers)
+    names = [f"model.layers.{l}.{part}.weight" for l in layers for part in PARTS] + [output]
+    self.arena = Arena(sum(map(partial(packed_size, state), names)))
     self._tables: dict = {}
-    rows = [_layer_row(self, state, l) for l in range(config.num_hidden_layers)]
+    rows = [_layer_row(self, state, l) for l in layers]
     self.layers = np.array(rows, np.int64)
     c[LAYERS], c[WIDTH], c[INNER] = len(rows), config.hidden_size, config.intermediate_size
     c[HEADS], c[KV_HEADS] = config.num_attention_heads, config.num_key_value_heads
@@ -665,8 +699,6 @@ def _load_model(self: Engine, state: Mapping) -> None:
     c[ATTENTION] = attention_kernel(int(c[HEADS] // c[KV_HEADS]))
     gemma = getattr(config, "gemma", False)
     c[NORM] = _vector(self, state, "model.norm.weight", 1.0 if gemma else 0.0)
-    embedding = "model.embed_tokens.weight"
-    output = "lm_head.weight" if "lm_head.weight" in state else embedding
     c[OUTPUT:] = _matrix(self, state, output)
     self.embedding, self.embedding_type, _ = stored(state, embedding)
     self.embedding_scale = np.float32(config.hidden_size**0.5) if gemma else None

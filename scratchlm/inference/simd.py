@@ -222,41 +222,45 @@ def find_tier(wish: str | None = None) -> str:
 FORCED = os.environ.get("SCRATCHLM_SIMD")
 TIER = find_tier(FORCED)
 
-# %% ../../nbs/inference/simd.ipynb #6f13724c
-def _both(self: Emit, name: str, result: ir.Type, *vectors: ir.Value) -> ir.Value:
-    """An instruction of AVX2 for the first and the second half of its arguments."""
-    return self.joined(*(self.call(f"llvm.x86.avx2.{name}", result, *halves)
+# %% ../../nbs/inference/simd.ipynb #170397f4
+def _native(self: Emit, name: str, kind: str, *vectors: ir.Value) -> ir.Value:
+    """An instruction of AVX2 on its registers of 32 bytes, or on both halves of 64 bytes."""
+    size = 32 * 8 // KINDS[kind].width
+    if vectors[0].type.count * vectors[0].type.element.width == 32 * 8:
+        return self.call(f"llvm.x86.avx2.{name}", self.vector(kind, size), *vectors)
+    return self.joined(*(self.native(name, kind, *halves)
                          for halves in zip(*map(self.halves, vectors))))
 
 
 def _even_odd(self: Emit, v: ir.Value, signed: bool) -> tuple[ir.Value, ir.Value]:
-    """The bytes of (64 × i8) at even and at odd places, as numbers of 16 bits."""
-    v, eight = self.builder.bitcast(v, self.vector("i16", 32)), self.constant("i16", 32, 8)
+    """The bytes of a vector at even and at odd places, as numbers of 16 bits."""
+    count = v.type.count // 2
+    v, eight = self.builder.bitcast(v, self.vector("i16", count)), self.constant("i16", count, 8)
     right = self.builder.ashr if signed else self.builder.lshr
     return right(self.builder.shl(v, eight), eight), right(v, eight)
 
 
 def _pairs(self: Emit, w: ir.Value, x: ir.Value, signed: bool = False) -> ir.Value:
-    """w[2i]·x[2i] + w[2i+1]·x[2i+1] of 64 bytes: (32 × i16). x is signed; w only if said so."""
+    """w[2i]·x[2i] + w[2i+1]·x[2i+1] of n bytes: (n/2 × i16). x is signed; w only if said so."""
     if TIER != "avx2":
         (w0, w1), (x0, x1) = self.even_odd(w, signed), self.even_odd(x, True)
         return self.builder.add(self.builder.mul(w0, x0), self.builder.mul(w1, x1))
     if signed:
-        x = self.both("psign.b", self.vector("i8", 32), x, w)  # x, with the sign of w
-        w = self.call("llvm.abs.v64i8", w.type, w, ir.IntType(1)(0))
-    return self.both("pmadd.ub.sw", self.vector("i16", 16), w, x)
+        x = self.native("psign.b", "i8", x, w)  # x, with the sign of w
+        w = self.call(f"llvm.abs.v{w.type.count}i8", w.type, w, ir.IntType(1)(0))
+    return self.native("pmadd.ub.sw", "i16", w, x)
 
 
-Emit.both, Emit.even_odd, Emit.pairs = _both, _even_odd, _pairs
+Emit.native, Emit.even_odd, Emit.pairs = _native, _even_odd, _pairs
 
 # %% ../../nbs/inference/simd.ipynb #9dce76d5
-def _no_pairs(self: Emit) -> ir.Value:
-    """What a sum of pairs begins with."""
-    return self.constant(*("i32", 16, 0) if TIER == "vnni" else ("i16", 32, 0))
+def _no_pairs(self: Emit, size: int = 64) -> ir.Value:
+    """What a sum of pairs of so many bytes begins with."""
+    return self.constant(*("i32", size // 4, 0) if TIER == "vnni" else ("i16", size // 2, 0))
 
 
 def _dot(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    """sums + the products of unsigned w with signed x, 64 bytes each."""
+    """sums + the products of unsigned w with signed x, 64 bytes each (32 without VNNI)."""
     if TIER == "vnni":
         w, x = (self.builder.bitcast(v, self.vector("i32", 16)) for v in (w, x))
         return self.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, w, x)
@@ -264,34 +268,36 @@ def _dot(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
 
 
 def _widened(self: Emit, sums: ir.Value, scale: ir.Value | None = None) -> ir.Value:
-    """(16 × i32): for each row the sum of its pairs, times `scale` (16 × i32, below 2^15)."""
-    b, sixteen = self.builder, self.constant("i32", 16, 16)
+    """(rows × i32): for each row the sum of its pairs, times `scale` (i32, below 2^15)."""
+    if TIER == "vnni":
+        return sums if scale is None else self.builder.mul(sums, scale)
+    b, rows = self.builder, sums.type.count // 2
+    sixteen = self.constant("i32", rows, 16)
     if TIER == "avx2":
-        factor = self.constant("i16", 32, 1)
+        factor = self.constant("i16", 2 * rows, 1)
         if scale is not None:
-            low = b.and_(scale, self.constant("i32", 16, 0xFFFF))
-            factor = b.bitcast(b.or_(low, b.shl(scale, sixteen)), self.vector("i16", 32))
-        return self.both("pmadd.wd", self.vector("i32", 8), sums, factor)
-    if TIER == "plain":
-        v = b.bitcast(sums, self.vector("i32", 16))
-        sums = b.add(b.ashr(b.shl(v, sixteen), sixteen), b.ashr(v, sixteen))
+            low = b.and_(scale, self.constant("i32", rows, 0xFFFF))
+            factor = b.bitcast(b.or_(low, b.shl(scale, sixteen)), self.vector("i16", 2 * rows))
+        return self.native("pmadd.wd", "i32", sums, factor)
+    v = b.bitcast(sums, self.vector("i32", rows))
+    sums = b.add(b.ashr(b.shl(v, sixteen), sixteen), b.ashr(v, sixteen))
     return sums if scale is None else b.mul(sums, scale)
 
 
 Emit.no_pairs, Emit.dot, Emit.widened = _no_pairs, _dot, _widened
 
 # %% ../../nbs/inference/simd.ipynb #703c896f
-def _signed_start(self: Emit, x_sum: ir.Value) -> ir.Value:
-    """What a sum of signed products begins with, (16 × i32). x_sum: of all x to come, an i32."""
+def _signed_start(self: Emit, x_sum: ir.Value, rows: int = LANES) -> ir.Value:
+    """What a sum of signed products begins with, (rows × i32). x_sum: of all x to come, an i32."""
     if TIER == "vnni":
-        return self.splat(self.builder.mul(x_sum, KINDS["i32"](-128)))
-    return self.constant("i32", 16, 0)
+        return self.splat(self.builder.mul(x_sum, KINDS["i32"](-128)), rows)
+    return self.constant("i32", rows, 0)
 
 
 def _dot_signed(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    """sums (16 × i32) + the products of signed w and x, 64 bytes each, four a row."""
+    """sums (rows × i32) + the products of signed w and x, four bytes a row."""
     if TIER == "vnni":
-        return self.dot(sums, self.builder.xor(w, self.constant("i8", 64, -128)), x)
+        return self.dot(sums, self.builder.xor(w, self.constant("i8", w.type.count, -128)), x)
     return self.builder.add(sums, self.widened(self.pairs(w, x, signed=True)))
 
 
