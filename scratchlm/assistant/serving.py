@@ -8,9 +8,9 @@ __all__ = ['IDLE', 'HEAD', 'NAME', 'REASONS', 'KINDS', 'TEXT', 'FLAG', 'OBJECT',
            'Exchange', 'body', 'send', 'converse', 'serve_http', 'ApiError', 'is_number', 'is_a', 'only', 'is_stop',
            'is_stream_options', 'check_fields', 'read_content', 'read_call', 'read_message', 'Order', 'Fitting',
            'chat_ids', 'wants_tools', 'text_ids', 'read_schema', 'read_order', 'overlap', 'StopFinder', 'ToolReader',
-           'Piece', 'Answer', 'Mailbox', 'Ticket', 'Service', 'prepare', 'submit', 'cancel', 'deliver', 'fail',
-           'Metrics', 'Writer', 'show_token', 'logprobs', 'App', 'Reply', 'preflight', 'look', 'read_body', 'gone',
-           'answer', 'write', 'create_app', 'check_binding', 'serve']
+           'Piece', 'Answer', 'Mailbox', 'Ticket', 'Service', 'prepare', 'submit', 'cancel', 'pieces', 'deliver',
+           'fail', 'Metrics', 'Writer', 'show_token', 'logprobs', 'App', 'Reply', 'preflight', 'look', 'read_body',
+           'gone', 'answer', 'write', 'create_app', 'KeyNeeded', 'check_binding', 'serve']
 
 # %% ../../nbs/assistant/serving.ipynb #de422445
 import asyncio
@@ -28,6 +28,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from queue import SimpleQueue
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -63,9 +64,10 @@ def read_head(head: bytes) -> dict:
     if max(count[b"host"], count[b"content-length"], count[b"transfer-encoding"]) > 1 or (
             count[b"content-length"] and count[b"transfer-encoding"]):
         raise BadHead("a header is there twice, or contradicts another one")
-    return {"type": "http", "asgi": {"version": "3.0"}, "http_version": f"1.{found[3].decode()}",
+    return {"type": "http", "asgi": {"version": "3.0"}, "scheme": "http",
+            "http_version": f"1.{found[3].decode()}",
             "method": found[1].decode(), "path": unquote(path), "raw_path": found[2],
-            "query_string": query.encode("latin-1"), "scheme": "http", "headers": headers}
+            "query_string": query.encode("latin-1"), "headers": headers}
 
 # %% ../../nbs/assistant/serving.ipynb #18d6521a
 class Exchange:
@@ -203,7 +205,7 @@ KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 
 
 class ApiError(Exception):
-    """A request that is refused. param: the field that is to blame. code: a word for programs."""
+    """A request that is refused. param: the field to blame. code: a word for programs."""
 
     def __init__(self, message: str, status: int = 400, param: str | None = None,
                  code: str | None = None, headers: dict[str, str] | None = None):
@@ -232,7 +234,7 @@ def is_a(kind: type, name: str) -> Callable:
 
 def only(value, why: str) -> Callable:
     """A check that a value is the one that changes nothing."""
-    return lambda v: None if v == value and isinstance(v, bool) == isinstance(value, bool) else why
+    return lambda v: None if v == value and type(v) in (type(value), float) else why
 
 
 def is_stop(v) -> str | None:
@@ -284,8 +286,8 @@ def check_fields(body, known: dict[str, Callable]) -> dict:
     fields = {name: v for name, v in body.items() if v is not None and name not in IGNORED}
     for name, value in fields.items():
         if name not in known:
-            raise ApiError(f"the field {name!r} is unknown, or does not belong here", param=name,
-                           code="unknown_parameter")
+            raise ApiError(f"the field {name!r} is unknown, or does not belong here",
+                           param=name, code="unknown_parameter")
         if problem := known[name](value):
             raise ApiError(f"{name} {problem}", param=name, code="invalid_value")
     return fields
@@ -303,7 +305,8 @@ def read_content(content, where: str) -> str:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if kind != "text" or not isinstance(part.get("text"), str):
             raise ApiError(f"{where}: content must be a string, or a list of parts of type "
-                           f"'text'; this model reads nothing else ({kind!r})", param="messages")
+                           f"'text'; this model reads nothing else ({kind!r})",
+                           param="messages")
     return "".join(part["text"] for part in parts)
 
 
@@ -317,8 +320,9 @@ def read_call(call, where: str) -> dict:
             raise TypeError
         return {"type": "function", "id": str(call.get("id", "")), "function": function}
     except (KeyError, TypeError, ValueError, RecursionError, AttributeError):
-        raise ApiError(f'{where}: a tool call must be {{"type": "function", "function": {{"name": '
-                       '…, "arguments": "…"}}, with arguments in JSON', param="messages") from None
+        raise ApiError(f'{where}: a tool call must be {{"type": "function", "function": '
+                       '{"name": …, "arguments": "…"}}, with arguments in JSON',
+                       param="messages") from None
 
 
 def read_message(message, number: int) -> dict:
@@ -628,7 +632,8 @@ class Mailbox:
     """From one thread to a coroutine of a loop: items, taken all at once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
-        self.loop, self.lock, self.items, self.bell = loop, threading.Lock(), [], asyncio.Event()
+        self.loop, self.bell = loop, asyncio.Event()
+        self.lock, self.items = threading.Lock(), []
 
     def put(self, item) -> None:
         """Leave an item. From any thread; never waits."""
@@ -651,7 +656,7 @@ class Mailbox:
 class Ticket:
     """One answer under way: what the worker and the coroutine know of each other."""
 
-    def __init__(self, order: Order, tokenizer, mailbox: Mailbox):
+    def __init__(self, order: Order, tokenizer, mailbox):
         self.order, self.mailbox = order, mailbox
         self.answer = Answer(order, tokenizer)
         self.begun, self.last = time.monotonic(), None
@@ -661,7 +666,7 @@ class Ticket:
 class Service:
     """A model that answers many. One thread drives the batcher.
 
-    lm: has name, tokenizer, template (or None), stop_ids, context. batcher: made for its engine.
+    lm: has name, tokenizer, template (or None), stop_ids, context. batcher: of its engine.
     queue: how many may wait for a place. defaults: how to draw, where a request does not say.
     """
 
@@ -711,15 +716,16 @@ def prepare(self: Service, body, chat: bool) -> Order:
     return order
 
 
-def submit(self: Service, order: Order, loop: asyncio.AbstractEventLoop) -> Ticket:
-    """Queue an order. Raises ApiError if the queue is full."""
+def submit(self: Service, order: Order, mailbox) -> Ticket:
+    """Queue an order; its pieces, or an ApiError, are put into the mailbox, up to one that has
+    `finish`. Raises ApiError if the queue is full."""
     with self.lock:
         count = len(self.tickets) - self.batcher.max_batch
         if count >= self.queue:
             wait = math.ceil(min(60, max(1, self.pace * self.queue / self.batcher.max_batch)))
             raise ApiError(f"{count} requests are waiting already; try again in {wait} s", 429,
                            code="queue_full", headers={"Retry-After": str(wait)})
-        ticket = Ticket(order, self.lm.tokenizer, Mailbox(loop))
+        ticket = Ticket(order, self.lm.tokenizer, mailbox)
         try:
             ticket.request = self.batcher.submit(
                 order.ids, order.max_tokens, stop_ids=self.lm.stop_ids,
@@ -739,7 +745,24 @@ def cancel(self: Service, ticket: Ticket) -> None:
         self.batcher.cancel(ticket.request)
 
 
+def pieces(self: Service, body: dict, chat: bool = True) -> Iterator[Piece]:
+    """The pieces of an answer, for somebody in the same process. Raises ApiError."""
+    mailbox = SimpleQueue()
+    ticket = self.submit(self.prepare(body, chat), mailbox)
+    try:
+        finish = None
+        while finish is None:
+            piece = mailbox.get()
+            if isinstance(piece, ApiError):
+                raise piece
+            yield piece
+            finish = piece.finish
+    finally:
+        self.cancel(ticket)
+
+
 Service.prepare, Service.submit, Service.cancel = prepare, submit, cancel
+Service.pieces = pieces
 
 # %% ../../nbs/assistant/serving.ipynb #6223c966
 def deliver(self: Service, request: Request, ids: list[int], done: bool) -> None:
@@ -821,7 +844,8 @@ class Metrics:
                 lines.append(f"# TYPE scratchlm_{name} histogram")
                 lines += [f'scratchlm_{name}_bucket{{le="{limit}"}} {sum(counts[: n + 1])}'
                           for n, limit in enumerate((*BUCKETS, "+Inf"))]
-                lines += [f"scratchlm_{name}_sum {total:g}", f"scratchlm_{name}_count {sum(counts)}"]
+                lines += [f"scratchlm_{name}_sum {total:g}",
+                          f"scratchlm_{name}_count {sum(counts)}"]
         return "\n".join(lines) + "\n"
 
 # %% ../../nbs/assistant/serving.ipynb #5e092d8e
@@ -830,8 +854,9 @@ class Writer:
 
     def __init__(self, service: Service, order: Order, tokenizer):
         self.order, self.tokenizer, self.offset = order, tokenizer, 0
-        prefix, name = ("chatcmpl", "chat.completion") if order.chat else ("cmpl", "text_completion")
+        name = "chat.completion" if order.chat else "text_completion"
         chunk = ".chunk" if order.chat and order.stream else ""
+        prefix = "chatcmpl" if order.chat else "cmpl"
         self.base = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": name + chunk,
                      "created": int(time.time()), "model": service.lm.name,
                      "system_fingerprint": f"scratchlm-{service.lm.name}"}
@@ -1094,7 +1119,7 @@ async def answer(self: App, path: str, scope: dict, headers: dict, receive: Call
     name = body.get("model") if isinstance(body, dict) else None
     service = self.service(name if isinstance(name, str) else None)
     order = await asyncio.to_thread(service.prepare, body, POSTS[path])
-    ticket = service.submit(order, asyncio.get_running_loop())
+    ticket = service.submit(order, Mailbox(asyncio.get_running_loop()))
     left = asyncio.ensure_future(gone(receive))
     try:
         await self.write(service, ticket, left, reply)
@@ -1142,8 +1167,8 @@ def create_app(services: Service | Iterable[Service], api_key: str | None = None
     """The application, for any ASGI server.
 
     services: one model or several. api_key: what clients must send, if anything. allow_origins:
-    web pages that may use it, such as "http://localhost:3000"; "*" are all. hosts: the names that
-    this machine goes by, where there is no key. limit: bytes of a request.
+    web pages that may use it, such as "http://localhost:3000"; "*" are all. hosts: the names
+    that this machine goes by, where there is no key. limit: bytes of a request.
     """
     every = [services] if isinstance(services, Service) else list(services)
     if not every:
@@ -1152,16 +1177,20 @@ def create_app(services: Service | Iterable[Service], api_key: str | None = None
                set(hosts), limit)
 
 
+class KeyNeeded(ValueError):
+    """A server that anybody could use."""
+
+
 def check_binding(host: str, api_key: str | None) -> None:
-    """Raise ValueError if the world could reach a server without a key."""
+    """Raise KeyNeeded if the world could reach a server without a key."""
     if host not in LOCAL and not api_key:
-        raise ValueError(f"serve: {host} can be reached by others, so an API key is needed: "
+        raise KeyNeeded(f"serve: {host} can be reached by others, so an API key is needed: "
                          "--api-key, or SCRATCHLM_API_KEY")
 
 
 def serve(services: Service | Iterable[Service], host: str = "127.0.0.1", port: int = 8080,
           api_key: str | None = None, allow_origins: Iterable[str] = ()) -> None:
-    """Serve until Ctrl-C. Raises ValueError without a key where one is needed, OSError for a
+    """Serve until Ctrl-C. Raises KeyNeeded without a key where one is needed, OSError for a
     port that cannot be had."""
     check_binding(host, api_key)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

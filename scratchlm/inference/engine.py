@@ -25,7 +25,6 @@ from functools import partial
 import numpy as np
 from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ..foundations.tensor import Tensor
@@ -67,7 +66,6 @@ from scratchlm.inference.simd import (
     word,
 )
 from ..transformer.llama import LlamaConfig
-from ..transformer.model_families import model_classes
 from ..transformer.rotary import rope_table
 
 # %% ../../nbs/inference/engine.ipynb #92246f01
@@ -85,8 +83,8 @@ def word_at(e: Emit, at: ir.Value) -> ir.Value:
     return e.builder.inttoptr(at, KINDS["i64"].as_pointer())
 
 
-fetch_add = operation(lambda e, at, n: e.builder.atomic_rmw("add", word_at(e, at), n, "seq_cst"),
-                      INT, INT, INT)
+fetch_add = operation(
+    lambda e, at, n: e.builder.atomic_rmw("add", word_at(e, at), n, "seq_cst"), INT, INT, INT)
 peek = operation(lambda e, at: e.builder.load_atomic(word_at(e, at), "acquire", 8), INT, INT)
 put_word = operation(lambda e, n, at: e.store(n, at), NOTHING, INT, INT)
 pause = operation(emit_pause, NOTHING)
@@ -206,7 +204,8 @@ def _compile_attention(group: int):
             for p in range(0, count, PAGE):
                 values = base + word(table + 8 * ((first + p) // PAGE)) * page_size
                 for j in range(PAGE):
-                    sums = weigh(sums, values + 32 * (d + i + j), scores + 4 * (p + j), 4 * CHUNK)
+                    sums = weigh(sums, values + 32 * (d + i + j), scores + 4 * (p + j),
+                                 4 * CHUNK)
             store_all(sums, out + 64 + 4 * i, stride)
 
     return attend
@@ -261,7 +260,7 @@ def quantise_all(x: int, n: int, out: int) -> None:
 
 @njit
 def gate(h: int, up: int, first: int, last: int, gelu: int) -> None:
-    """h[first:last] = act(h)·h', where h' lies `up` bytes behind; act is SiLU, or GELU by tanh."""
+    """h[first:last] = act(h)·u, where u lies `up` bytes behind; act: SiLU or tanh GELU."""
     for i in range(4 * first, 4 * last, 64):
         g = load(h + i)
         inner = g
@@ -324,7 +323,8 @@ def project(c, layer, me: int) -> None:
     """This thread's rows of queries, keys and values, with their biases."""
     y = c[QKV]
     for m in (layer[Q:K], layer[K:V], layer[V:O]):
-        first, last = product(c, m, me, c[ROWS], c[ACTS], c[ROW_SIZE], y, c[QKV_SIZE], c[TOKENS])
+        first, last = product(c, m, me, c[ROWS], c[ACTS], c[ROW_SIZE], y, c[QKV_SIZE],
+                              c[TOKENS])
         if layer[BIAS]:
             for t in range(c[TOKENS]):
                 for i in range(4 * first, 4 * last, 64):
@@ -334,7 +334,7 @@ def project(c, layer, me: int) -> None:
 
 
 @njit
-def turn_and_keep(c, f, layer, l: int, me: int) -> None:
+def turn_and_keep(c, f, layer, index: int, me: int) -> None:
     """Norm and rotation of this thread's queries and keys; keys and values into their pages."""
     heads, kv, d = c[HEADS], c[KV_HEADS], c[HEAD_DIM]
     first, last = share(c[TOKENS] * (heads + kv), me, c[THREADS])
@@ -349,7 +349,7 @@ def turn_and_keep(c, f, layer, l: int, me: int) -> None:
             turn(head, layer[ANGLES] + 4 * d * position, d)
         if h >= heads:
             page = word(word(c[TABLES] + 8 * t) + 8 * (position // PAGE))
-            piece = (page * c[LAYERS] + l) * kv + h - heads
+            piece = (page * c[LAYERS] + index) * kv + h - heads
             keep(head, head + 4 * d * kv, c[PAGES] + 64 * d * piece, position, d)
 
 # %% ../../nbs/inference/engine.ipynb #85b4feaa
@@ -371,12 +371,12 @@ def window_start(position: int, window: int) -> int:
 
 
 @njit
-def attend_pieces(c, f, layer, l: int, me: int) -> None:
+def attend_pieces(c, f, layer, index: int, me: int) -> None:
     """Pieces of attention, one after the other, as long as there are any."""
     kv, d, chunks = c[KV_HEADS], c[HEAD_DIM], c[CHUNKS]
     group, size = c[HEADS] // kv, 64 + 4 * d
     while True:
-        ticket = fetch_add(c[TICKETS] + 8 * l, 1)
+        ticket = fetch_add(c[TICKETS] + 8 * index, 1)
         if ticket >= c[TOKENS] * kv * chunks:
             return
         t, h, chunk = ticket // (kv * chunks), ticket // chunks % kv, ticket % chunks
@@ -385,7 +385,7 @@ def attend_pieces(c, f, layer, l: int, me: int) -> None:
         end = min((chunk + 1) * CHUNK, position + 1)
         if start < end:
             call_attention(c[ATTENTION], c[QKV] + c[QKV_SIZE] * t + 4 * d * h * group,
-                           word(c[TABLES] + 8 * t), c[PAGES] + 64 * d * (l * kv + h),
+                           word(c[TABLES] + 8 * t), c[PAGES] + 64 * d * (index * kv + h),
                            64 * d * kv * c[LAYERS], start, end, d,
                            c[SCORES] + 4 * CHUNK * group * me,
                            c[PIECES] + ((t * kv + h) * group * chunks + chunk) * size,
@@ -451,15 +451,15 @@ def feed_forward(c, layer, me: int, phase: int) -> tuple[int, int]:
 def run_step(me: int, c: np.ndarray, layers: np.ndarray, f: np.ndarray) -> None:
     """A step of the whole model, as thread number `me`. The embeddings lie at c[X]."""
     counter, phase, threads = c[COUNTER], c[PHASES] + 64 * me, c[THREADS]
-    for l in range(c[LAYERS]):
-        layer = layers[l]
+    for index in range(c[LAYERS]):
+        layer = layers[index]
         prepare(c, f, me, layer[NORM_1])
         meet(counter, phase, threads)
         project(c, layer, me)
         meet(counter, phase, threads)
-        turn_and_keep(c, f, layer, l, me)
+        turn_and_keep(c, f, layer, index, me)
         meet(counter, phase, threads)
-        attend_pieces(c, f, layer, l, me)
+        attend_pieces(c, f, layer, index, me)
         meet(counter, phase, threads)
         merge_pieces(c, layer, me)
         meet(counter, phase, threads)
@@ -621,7 +621,7 @@ class Engine:
 
     @property
     def weight_bytes(self) -> int:
-        """What a step reads of the weights: all matrices, and nothing of the embedding alone."""
+        """The bytes of weights that a step reads: those of all matrices but the embedding."""
         return sum(m.data.nbytes for m in self.kept if isinstance(m, PackedMatrix))
 
     def hold(self, array: np.ndarray) -> int:
@@ -648,9 +648,9 @@ def _vector(self: Engine, state: Mapping, name: str, plus: float = 0.0) -> int:
     return self.hold(state[name].astype(np.float32) + np.float32(plus))
 
 
-def _layer_row(self: Engine, state: Mapping, l: int) -> list[int]:
-    """What a step needs to know of layer l."""
-    at, gemma = f"model.layers.{l}.", getattr(self.config, "gemma", False)
+def _layer_row(self: Engine, state: Mapping, index: int) -> list[int]:
+    """What a step needs to know of a layer."""
+    at, gemma = f"model.layers.{index}.", getattr(self.config, "gemma", False)
     plus = 1.0 if gemma else 0.0
     norms = ["input_layernorm", "post_attention_layernorm", "", "", "self_attn.q_norm",
              "self_attn.k_norm"]
@@ -661,11 +661,12 @@ def _layer_row(self: Engine, state: Mapping, l: int) -> list[int]:
     names = [f"{at}{part}" for part in PARTS]
     bias = 0
     if f"{names[0]}.bias" in state:
-        bias = self.hold(np.concatenate([state[f"{n}.bias"].astype(np.float32) for n in names[:3]]))
+        biases = [state[f"{n}.bias"].astype(np.float32) for n in names[:3]]
+        bias = self.hold(np.concatenate(biases))
     if f"{names[3]}.bias" in state:
         raise Unsupported("Engine: a bias of o_proj is not computed here")
-    window = self.config.window(l) if hasattr(self.config, "window") else None
-    rotates = not hasattr(self.config, "rotates") or self.config.rotates(l)
+    window = self.config.window(index) if hasattr(self.config, "window") else None
+    rotates = not hasattr(self.config, "rotates") or self.config.rotates(index)
     row += [bias, _angles(self, window is not None) if rotates else 0, window or 0]
     return row + [number for n in names for number in _matrix(self, state, f"{n}.weight")]
 
@@ -677,7 +678,8 @@ def _angles(self: Engine, local: bool) -> int:
         base = getattr(self.config, "rope_local_base_freq", None)
     if base not in self._tables:
         scaling = c.rope_scaling if base is None else None
-        table = rope_table(self.positions, c.head_dim, base or c.rope_theta, scaling, np.float64)
+        table = rope_table(self.positions, c.head_dim, base or c.rope_theta, scaling,
+                           np.float64)
         self._tables[base] = self.hold(np.concatenate(table, axis=1).astype(np.float32))
     return self._tables[base]
 
@@ -688,10 +690,10 @@ def _load_model(self: Engine, state: Mapping) -> None:
     embedding = "model.embed_tokens.weight"
     output = "lm_head.weight" if "lm_head.weight" in state else embedding
     layers = range(config.num_hidden_layers)
-    names = [f"model.layers.{l}.{part}.weight" for l in layers for part in PARTS] + [output]
+    names = [f"model.layers.{i}.{part}.weight" for i in layers for part in PARTS] + [output]
     self.arena = Arena(sum(map(partial(packed_size, state), names)))
     self._tables: dict = {}
-    rows = [_layer_row(self, state, l) for l in layers]
+    rows = [_layer_row(self, state, index) for index in layers]
     self.layers = np.array(rows, np.int64)
     c[LAYERS], c[WIDTH], c[INNER] = len(rows), config.hidden_size, config.intermediate_size
     c[HEADS], c[KV_HEADS] = config.num_attention_heads, config.num_key_value_heads
@@ -841,9 +843,11 @@ class EngineModel:
         """As a Llama's forward. Without a cache, nothing is kept."""
         ids = np.asarray(ids)
         if ids.ndim != 2 or len(ids) != 1 or not ids.shape[1]:
-            raise ValueError(f"EngineModel: ids have shape {ids.shape}; they must be (1, length)")
+            raise ValueError(f"EngineModel: ids have shape {ids.shape}; they must be "
+                             "(1, length)")
         sequence = self.new_cache() if cache is None else cache
-        scores = self.engine.step([(sequence, ids[0].tolist(), 1 if last_only else ids.shape[1])])
+        wanted = 1 if last_only else ids.shape[1]
+        scores = self.engine.step([(sequence, ids[0].tolist(), wanted)])
         if cache is None:
             sequence.close()
         return Tensor(scores[None])  # (1, T, V)

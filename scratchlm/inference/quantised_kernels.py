@@ -49,7 +49,8 @@ def emit_quantise(e: Emit, first: ir.Value, second: ir.Value, out: ir.Value) -> 
     inverse = b.select(b.fcmp_ordered(">", top, f(0.0)), b.fdiv(f(127.0), top), f(0.0))
     sums = []
     for half, v in enumerate((first, second)):
-        codes = b.fptosi(e.lanewise("rint", b.fmul(v, e.splat(inverse))), e.vector("i32", LANES))
+        nearest = e.lanewise("rint", b.fmul(v, e.splat(inverse)))
+        codes = b.fptosi(nearest, e.vector("i32", LANES))
         e.store(b.trunc(codes, e.vector("i8", LANES)), out, 16 * half)
         sums.append(e.reduce(codes, b.add))
     sums.append(b.add(*sums))
@@ -82,7 +83,7 @@ def quantise_activations(x: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/inference/quantised_kernels.ipynb #80186f92
 def side_by_side(values: np.ndarray) -> np.ndarray:
-    """(16·G, B, n bytes) of each row and block -> (G, B, 16·n): 4 bytes, or n if less, a row."""
+    """(16·G, B, n bytes) of each row and block -> (G, B, 16·n): min(4, n) bytes a row."""
     rows, blocks, size = values.shape
     unit = {1: "u1", 2: "u2"}.get(size, "u4")
     units = np.ascontiguousarray(values).view(unit).reshape(rows // LANES, LANES, blocks, -1)
@@ -102,7 +103,7 @@ def low_halves(codes: np.ndarray) -> np.ndarray:
 
 
 def high_bits(codes: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, B, 32) codes -> (rows, B, 4·bits): what is above four bits, register by register."""
+    """(rows, B, 32) codes -> (rows, B, 4·bits): what is above four bits, by registers."""
     per_byte = 8 // bits
     parts = (codes >> 4).reshape(*codes.shape[:2], bits, per_byte, 4)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
@@ -196,7 +197,7 @@ PAIRED = (0, 4, 1, 5, 2, 6, 3, 7)  # both halves of a register of nibbles, one a
 
 def emit_integers(e: Emit, code: Callable, steps: Iterable[int], xs: list, most: int,
                   scale: ir.Value | None = None) -> list[ir.Value]:
-    """For each token (16 × i32): codes · activations of these steps; `most` fit into 16 bits."""
+    """For each token (16 × i32): codes · activations of these steps; `most` fit in 16 bits."""
     steps, found = list(steps), []
     for part in range(64 // PART):
         here = scale if scale is None or PART == 64 else e.halves(scale)[part]
@@ -306,7 +307,8 @@ def emit_q6_k(e: Emit, acc: list, w: ir.Value, xs: list) -> list:
     def part(index, sums):
         at, new = moved(e, w, index, 32 + 256 + 128), []
         scales = [small(e, at, 32, signed=True), small(e, at, 48, signed=True)]
-        zeros = [e.builder.fmul(to_float(e, s), e.constant("f32", LANES, -32.0)) for s in scales]
+        zero = e.constant("f32", LANES, -32.0)
+        zeros = [e.builder.fmul(to_float(e, s), zero) for s in scales]
         here = [moved(e, x, index, BLOCK) for x in xs]
         code = partial(emit_code, e, at, 64, 2)
         halves = [emit_integers(e, code, range(4 * i, 4 * i + 4), here, 2, scales[i])
@@ -379,7 +381,8 @@ def nothing_yet(typingctx, tokens):
         result = Vectors(tokens.literal_value)
         zeros = [[0.0] * LANES] * result.tokens
         kind = ir.ArrayType(ir.VectorType(KINDS["f32"], LANES), result.tokens)
-        return result(tokens), lambda context, builder, signature, args: ir.Constant(kind, zeros)
+        value = ir.Constant(kind, zeros)
+        return result(tokens), lambda context, builder, signature, args: value
 
 
 @intrinsic
@@ -432,8 +435,8 @@ _kernels: dict[str, Callable] = {}
 def kernel(type: str) -> int:
     """The address of the function that multiplies weights of this type; compiled when needed.
 
-    It takes eight integers: w, groups of 16 rows, blocks; x, bytes from token to token; y, bytes
-    from token to token; tokens.
+    It takes eight integers: w, groups of 16 rows, blocks; x, bytes from token to token; y,
+    bytes from token to token; tokens.
     """
     if type not in _kernels:
         _kernels[type] = _compile(ORDER.index(type), WIDE, *FORMATS[type][1:])
@@ -473,8 +476,8 @@ class PackedMatrix:
     def __init__(self, raw: np.ndarray, type: str, rows: int, columns: int):
         unit = 32 if type in FLOATS else FORMATS[type].columns if type in FORMATS else 32
         if columns % unit:
-            raise ValueError(f"PackedMatrix: {columns} columns are no multiple of {unit}, which "
-                             f"{type} needs")
+            raise ValueError(f"PackedMatrix: {columns} columns are no multiple of {unit}, "
+                             f"which {type} needs")
         if type not in FORMATS:
             raw, type = requantised(raw, type, rows, columns), "Q8_0"
         self.type, self.rows, self.columns = type, rows, columns

@@ -57,7 +57,8 @@ class Emit:
 
     def load(self, kind: str, count: int, address: ir.Value, offset: int = 0) -> ir.Value:
         """The vector at address + offset bytes, wherever that is: no alignment is needed."""
-        return self.builder.load(self._place(self.vector(kind, count), address, offset), align=1)
+        place = self._place(self.vector(kind, count), address, offset)
+        return self.builder.load(place, align=1)
 
     def number(self, kind: str, address: ir.Value, offset: int = 0) -> ir.Value:
         """The single number at address + offset."""
@@ -71,7 +72,8 @@ class Emit:
 def _shuffle(self: Emit, a: ir.Value, b: ir.Value | None, places: list[int]) -> ir.Value:
     """The entries at `places` of a and, behind them, b."""
     b = ir.Constant(a.type, ir.Undefined) if b is None else b
-    return self.builder.shuffle_vector(a, b, ir.Constant(self.vector("i32", len(places)), places))
+    mask = ir.Constant(self.vector("i32", len(places)), places)
+    return self.builder.shuffle_vector(a, b, mask)
 
 
 def _splat(self: Emit, number: ir.Value, count: int = LANES) -> ir.Value:
@@ -235,7 +237,8 @@ def _native(self: Emit, name: str, kind: str, *vectors: ir.Value) -> ir.Value:
 def _even_odd(self: Emit, v: ir.Value, signed: bool) -> tuple[ir.Value, ir.Value]:
     """The bytes of a vector at even and at odd places, as numbers of 16 bits."""
     count = v.type.count // 2
-    v, eight = self.builder.bitcast(v, self.vector("i16", count)), self.constant("i16", count, 8)
+    v = self.builder.bitcast(v, self.vector("i16", count))
+    eight = self.constant("i16", count, 8)
     right = self.builder.ashr if signed else self.builder.lshr
     return right(self.builder.shl(v, eight), eight), right(v, eight)
 
@@ -288,7 +291,7 @@ Emit.no_pairs, Emit.dot, Emit.widened = _no_pairs, _dot, _widened
 
 # %% ../../nbs/inference/simd.ipynb #703c896f
 def _signed_start(self: Emit, x_sum: ir.Value, rows: int = LANES) -> ir.Value:
-    """What a sum of signed products begins with, (rows × i32). x_sum: of all x to come, an i32."""
+    """What a sum of signed products begins with, (rows × i32). x_sum: of all x, an i32."""
     if TIER == "vnni":
         return self.splat(self.builder.mul(x_sum, KINDS["i32"](-128)), rows)
     return self.constant("i32", rows, 0)

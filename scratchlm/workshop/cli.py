@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'VERSION', 'ONE', 'RUN', 'FORCE', 'SAVE', 'VERIFY', 'JOBS', 'WRITE', 'JSON', 'MODEL', 'LIMIT', 'HEAT', 'SEED',
            'PACKAGE_OF', 'print_version', 'program', 'examples', 'describe', 'show_tree', 'run_tree', 'write_generated',
-           'tree', 'check', 'book', 'learn', 'bench', 'show_models', 'pull', 'chat', 'complete', 'train', 'complain',
-           'explain', 'extra_for', 'package_name', 'main']
+           'tree', 'check', 'book', 'learn', 'bench', 'show_models', 'pull', 'chat', 'complete', 'serve', 'train',
+           'complain', 'explain', 'extra_for', 'package_name', 'main']
 
 # %% ../../nbs/workshop/cli.ipynb #9f3b6ed7
 import json
@@ -154,8 +154,8 @@ def book(
         int, Option("--port", min=1, max=65535, help="With --serve: where.")
     ] = 8000,
     model: Annotated[
-        str, Option("--model", "-m", help="With --serve: the model to chat with.")
-    ] = "smollm2-135m",
+        str | None, Option("--model", "-m", help="With --serve: the model to chat with.")
+    ] = None,
 ):
     """Build the book into _book/, and serve it, with a page to chat on, if asked to."""
     if serve:
@@ -283,6 +283,27 @@ def complete(
 
     complete_command(model, text, suffix, max_new_tokens=max_tokens,
                      temperature=temperature, seed=seed)
+
+# %% ../../nbs/workshop/cli.ipynb #78367b92
+@app.command(epilog=examples("serve", "serve --model smollm2-135m --port 9000",
+                             "serve --host 0.0.0.0 --api-key SECRET"))
+def serve(
+    model: Annotated[list[str] | None, MODEL] = None,
+    host: Annotated[
+        str, Option("--host", help="Where; 0.0.0.0 is open to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Option("--port", min=0, max=65535, help="0 takes any.")] = 8080,
+    api_key: Annotated[str | None, Option("--api-key", envvar="SCRATCHLM_API_KEY",
+                                          help="What clients must send.")] = None,
+    allow_origin: Annotated[list[str] | None, Option(
+        "--allow-origin", help="A web page that may ask, as http://localhost:3000.")] = None,
+    batch: Annotated[int, Option("--batch", min=1, help="Answers at a time.")] = 16,
+    queue: Annotated[int, Option("--queue", min=0, help="How many may wait for a place.")] = 64,
+):
+    """Serve a model to editors and other programs, with the interface of OpenAI."""
+    from scratchlm.workshop.site import serve_models
+
+    serve_models(model, host, port, api_key, allow_origin or (), batch, queue)
 
 # %% ../../nbs/workshop/cli.ipynb #fb74365c
 @app.command(epilog=examples("train", "train recipe.toml", "train --data corpus --steps 500",

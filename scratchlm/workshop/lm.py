@@ -206,7 +206,7 @@ TIERS = ("numpy", "fast")
 
 
 def assemble(settings: dict, state, tier: str | None):
-    """The model for a config.json and parameters. Raises LMError if the tier is not possible."""
+    """The model for a config.json and parameters. LMError if the tier is not possible."""
     from scratchlm.transformer.model_families import from_state, model_classes
 
     if tier != "numpy":

@@ -1,4 +1,4 @@
-"""The server under uvicorn and under our own HTTP, asked by httpx, by the official openai client, and by the command-line tool llm."""
+"""The server, under uvicorn and under our own, asked by httpx, the openai client and the tool llm."""
 
 import asyncio
 import json
@@ -70,7 +70,9 @@ def in_thread(start, stop):
 def under_uvicorn(app, sock):
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+    )
     with in_thread(lambda: server.serve([sock]), lambda: setattr(server, "should_exit", True)):
         yield
 
@@ -139,13 +141,17 @@ def test_answers_are_those_of_the_engine_whole_and_streamed(client, lm):
         assert "".join(e["choices"][0]["delta"].get("content", "") for e in streamed) == right
         text = client.post("/v1/completions", json={"prompt": "def f", "max_tokens": 24} | sampling).json()
         assert text["choices"][0]["text"] == expected(lm, list(b"def f"), 24, **sampling)
-        gap = client.post("/v1/completions", json={"prompt": "a", "suffix": "b", "max_tokens": 24} | sampling).json()
+        gap = client.post(
+            "/v1/completions", json={"prompt": "a", "suffix": "b", "max_tokens": 24} | sampling
+        ).json()
         assert gap["choices"][0]["text"] == expected(lm, [258, 97, 259, 98, 260], 24, **sampling)
 
 
 def test_many_parallel_streams_are_not_mixed_up(client, lm):
     prompts = [f"{number}: {'x' * (number % 50)}" for number in range(36)]
-    right = [expected(lm, list(prompt.encode()), 20, temperature=1, seed=n) for n, prompt in enumerate(prompts)]
+    right = [
+        expected(lm, list(prompt.encode()), 20, temperature=1, seed=n) for n, prompt in enumerate(prompts)
+    ]
 
     def ask(number):
         body = {"prompt": prompts[number], "max_tokens": 20, "stream": True, "temperature": 1, "seed": number}
@@ -159,7 +165,9 @@ def test_many_parallel_streams_are_not_mixed_up(client, lm):
 
 def test_a_flood_is_refused_and_the_rest_is_answered(server):
     async def flood():
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)) as c:
+        async with httpx.AsyncClient(
+            base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)
+        ) as c:
             body = {"prompt": "a", "max_tokens": 100, "temperature": 1.5, "stop": None}
             return await asyncio.gather(*(c.post("/v1/completions", json=body) for _ in range(150)))
 
@@ -174,7 +182,9 @@ def test_a_flood_is_refused_and_the_rest_is_answered(server):
 
 
 def test_clients_that_leave_free_their_places(server):
-    body = json.dumps({"prompt": "a", "max_tokens": 900, "stream": True, "temperature": 1.5, "seed": 3}).encode()
+    body = json.dumps(
+        {"prompt": "a", "max_tokens": 900, "stream": True, "temperature": 1.5, "seed": 3}
+    ).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     for _ in range(3):
         raws = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
@@ -323,7 +333,9 @@ def test_openai_completions_schema_and_tools(openai_client, lm):
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     chat = openai_client.chat.completions.create
     for seed in range(5):
-        found = chat(model="tiny", messages=HELLO, response_format=form, seed=seed, temperature=1.5, max_tokens=80)
+        found = chat(
+            model="tiny", messages=HELLO, response_format=form, seed=seed, temperature=1.5, max_tokens=80
+        )
         assert set(json.loads(found.choices[0].message.content)) == {"ok"}
     tool = {"type": "function", "function": {"name": "run", "parameters": {"type": "object"}}}
     found = chat(model="tiny", messages=HELLO, tools=[tool], max_tokens=5, temperature=0)
@@ -353,7 +365,20 @@ def test_llm(server, tmp_path, lm):
     right = expected(lm, encode_chat(lm.tokenizer, TEMPLATE, HELLO), 12, temperature=0)
     environment = os.environ | {"LLM_USER_PATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
     for more in ([], ["--no-stream"]):
-        command = [sys.executable, "-m", "llm", "-m", "ours", "-o", "temperature", "0", "-o", "max_tokens", "12", *more]
+        command = [
+            sys.executable,
+            "-m",
+            "llm",
+            "-m",
+            "ours",
+            "-o",
+            "temperature",
+            "0",
+            "-o",
+            "max_tokens",
+            "12",
+            *more,
+        ]
         done = subprocess.run([*command, "Hello"], env=environment, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout.decode("utf-8").rstrip() == right.rstrip()
