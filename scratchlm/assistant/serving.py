@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['IDLE', 'HEAD', 'NAME', 'REASONS', 'KINDS', 'TEXT', 'FLAG', 'OBJECT', 'BIG', 'BOTH', 'CHAT', 'COMPLETION', 'IGNORED',
            'ROLES', 'FIM', 'OPENING', 'CLOSING', 'BUCKETS', 'LOCAL', 'POSTS', 'GETS', 'SLOW', 'BadHead', 'read_head',
-           'Exchange', 'body', 'send', 'converse', 'serve_http', 'ApiError', 'is_number', 'is_a', 'only', 'is_stop',
-           'is_stream_options', 'check_fields', 'read_content', 'read_call', 'read_message', 'Order', 'Fitting',
-           'chat_ids', 'wants_tools', 'text_ids', 'read_schema', 'read_order', 'overlap', 'StopFinder', 'ToolReader',
-           'Piece', 'Answer', 'Mailbox', 'Ticket', 'Service', 'prepare', 'submit', 'cancel', 'pieces', 'deliver',
-           'fail', 'Metrics', 'Writer', 'show_token', 'logprobs', 'App', 'Reply', 'preflight', 'look', 'read_body',
-           'gone', 'answer', 'write', 'create_app', 'KeyNeeded', 'check_binding', 'serve']
+           'Exchange', 'body', 'send', 'converse', 'discard', 'serve_http', 'ApiError', 'is_number', 'is_a', 'only',
+           'is_stop', 'is_stream_options', 'check_fields', 'read_content', 'read_call', 'read_message', 'Order',
+           'Fitting', 'chat_ids', 'wants_tools', 'text_ids', 'read_schema', 'read_order', 'overlap', 'StopFinder',
+           'ToolReader', 'Piece', 'Answer', 'Mailbox', 'Ticket', 'Service', 'prepare', 'submit', 'cancel', 'pieces',
+           'deliver', 'fail', 'Metrics', 'Writer', 'show_token', 'logprobs', 'App', 'Reply', 'preflight', 'look',
+           'read_body', 'gone', 'answer', 'write', 'create_app', 'KeyNeeded', 'check_binding', 'serve']
 
 # %% ../../nbs/assistant/serving.ipynb #de422445
 import asyncio
@@ -50,7 +50,7 @@ REASONS = {200: "OK", 204: "No Content", 400: "Bad Request", 401: "Unauthorized"
 class BadHead(ValueError):
     """The head of a request that is no HTTP."""
 
-
+# %% ../../nbs/assistant/serving.ipynb #27555242
 def read_head(head: bytes) -> dict:
     """The scope of ASGI for a request's head. Raises BadHead."""
     line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
@@ -128,7 +128,7 @@ async def body(self: Exchange) -> bytes:
     self.ended = not self.left and not self.chunked
     return data
 
-
+# %% ../../nbs/assistant/serving.ipynb #6ab19c31
 async def send(self: Exchange, event: dict) -> None:
     """Send the beginning of an answer, or a piece of it, and wait until it is on its way."""
     if event["type"] == "http.response.start":
@@ -164,9 +164,9 @@ async def converse(app: Callable, reader: asyncio.StreamReader,
             exchange = Exchange(read_head(head), reader, writer)
             await app(exchange.scope, exchange.receive, exchange.send)
             exchange.over = True
-            keep, early, exchange = exchange.keep, exchange.early, None
+            keep, early = exchange.keep, exchange.early
     except (BadHead, asyncio.LimitOverrunError) as error:
-        if exchange and exchange.started:
+        if exchange and exchange.started and not exchange.over:
             return
         status = 400 if isinstance(error, BadHead) else 431
         writer.write(f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Length: 0\r\n"
@@ -176,11 +176,19 @@ async def converse(app: Callable, reader: asyncio.StreamReader,
     except Exception:
         logging.getLogger(__name__).exception("an exchange failed")
     finally:
-        writer.close()
         with suppress(Exception):
+            if exchange and not exchange.ended:  # it is still sending, and would not read
+                await asyncio.wait_for(discard(reader), 2)
+            writer.close()
             await writer.wait_closed()
 
 
+async def discard(reader: asyncio.StreamReader) -> None:
+    """Read, and forget, what a client sends."""
+    while await reader.read(65_536):
+        pass
+
+# %% ../../nbs/assistant/serving.ipynb #ed270128
 async def serve_http(app: Callable, sock: socket.socket) -> None:
     """Serve an ASGI application on a listening socket, until cancelled."""
     tasks = set()
@@ -244,7 +252,7 @@ def is_stop(v) -> str | None:
         isinstance(s, str) and 0 < len(s) <= 200 for s in strings)
     return None if good else "must be a string of 1 to 200 characters, or a list of at most 16"
 
-
+# %% ../../nbs/assistant/serving.ipynb #422ae5f1
 def is_stream_options(v) -> str | None:
     """A check of what a stream shall include."""
     good = isinstance(v, dict) and set(v) <= {"include_usage"} and all(
@@ -278,7 +286,7 @@ COMPLETION = BOTH | {
 IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
            "prompt_cache_retention", "parallel_tool_calls"}  # which change no answer
 
-
+# %% ../../nbs/assistant/serving.ipynb #35fee7c6
 def check_fields(body, known: dict[str, Callable]) -> dict:
     """The fields of a request that are not null. Raises ApiError for a bad or unknown one."""
     if not isinstance(body, dict):
@@ -309,7 +317,7 @@ def read_content(content, where: str) -> str:
                            param="messages")
     return "".join(part["text"] for part in parts)
 
-
+# %% ../../nbs/assistant/serving.ipynb #4f2dc6f4
 def read_call(call, where: str) -> dict:
     """A call to a tool, as templates want it: with its arguments as an object."""
     try:
@@ -324,7 +332,7 @@ def read_call(call, where: str) -> dict:
                        '{"name": …, "arguments": "…"}}, with arguments in JSON',
                        param="messages") from None
 
-
+# %% ../../nbs/assistant/serving.ipynb #3ccfac53
 def read_message(message, number: int) -> dict:
     """A message, checked. Raises ApiError."""
     where = f"message {number}"
@@ -349,7 +357,8 @@ def read_message(message, number: int) -> dict:
 @dataclass
 class Order:
     """What a client wants, checked. top: of how many tokens to note the log-probability; shown:
-    how many of them to show. constraint: what the text must look like."""
+    how many of them to show. constraint: what the text must look like. ends: tokens that end
+    it, besides those that end any."""
     chat: bool
     ids: list[int]
     max_tokens: int
@@ -361,8 +370,9 @@ class Order:
     shown: int = 0
     tools: bool = False
     constraint: object = None
+    ends: tuple[int, ...] = ()
 
-
+# %% ../../nbs/assistant/serving.ipynb #444cfc31
 class Fitting:
     """A constraint that comes to an end within `left` tokens, if it can."""
 
@@ -413,7 +423,7 @@ def chat_ids(lm, fields: dict) -> list[int]:
     except (TemplateError, ValueError) as error:
         raise ApiError(str(error), param="messages") from None
 
-
+# %% ../../nbs/assistant/serving.ipynb #8147dff9
 def wants_tools(fields: dict) -> bool:
     """Whether the model shall know the tools. Raises ApiError for a choice we cannot force."""
     choice = fields.get("tool_choice", "auto")
@@ -473,7 +483,7 @@ def read_schema(fields: dict) -> dict | bool | None:
                        param="response_format")
     return schema
 
-
+# %% ../../nbs/assistant/serving.ipynb #5b40d597
 def read_order(lm, body, chat: bool, defaults: dict) -> tuple[Order, dict | bool | None]:
     """What a request asks for, and the schema of its answer. Raises ApiError."""
     fields = check_fields(body, CHAT if chat else COMPLETION)
@@ -490,6 +500,7 @@ def read_order(lm, body, chat: bool, defaults: dict) -> tuple[Order, dict | bool
     if "seed" in sampling:
         sampling["seed"] %= 2**64
     stop = fields.get("stop", ())
+    ends = lm.tokenizer.special_tokens.values() if "suffix" in fields else ()
     logprobs = fields.get("logprobs", False)
     if fields.get("top_logprobs") and not logprobs:
         raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
@@ -498,7 +509,7 @@ def read_order(lm, body, chat: bool, defaults: dict) -> tuple[Order, dict | bool
                  (stop,) if isinstance(stop, str) else tuple(stop), fields.get("stream", False),
                  fields.get("stream_options", {}).get("include_usage", False),
                  0 if logprobs is False else max(1, shown), shown,
-                 chat and wants_tools(fields)), schema
+                 chat and wants_tools(fields), ends=tuple(ends)), schema
 
 # %% ../../nbs/assistant/serving.ipynb #10ac0ccf
 def overlap(text: str, words: Iterable[str]) -> int:
@@ -527,7 +538,7 @@ class StopFinder:
 # %% ../../nbs/assistant/serving.ipynb #4f7d824f
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
-
+# %% ../../nbs/assistant/serving.ipynb #7e85e850
 class ToolReader:
     """Divides text into what is said and the calls to tools in it."""
 
@@ -588,7 +599,7 @@ class Piece:
     def __bool__(self) -> bool:
         return bool(self.text or self.calls or self.tokens or self.finish)
 
-
+# %% ../../nbs/assistant/serving.ipynb #2b13186f
 class Answer:
     """Turns the tokens of an answer into pieces that can be sent."""
 
@@ -662,7 +673,7 @@ class Ticket:
         self.begun, self.last = time.monotonic(), None
         self.request: Request | None = None
 
-
+# %% ../../nbs/assistant/serving.ipynb #4e86b6d1
 class Service:
     """A model that answers many. One thread drives the batcher.
 
@@ -715,7 +726,7 @@ def prepare(self: Service, body, chat: bool) -> Order:
         order.constraint = Fitting(constraint, order.max_tokens)
     return order
 
-
+# %% ../../nbs/assistant/serving.ipynb #f09d63fb
 def submit(self: Service, order: Order, mailbox) -> Ticket:
     """Queue an order; its pieces, or an ApiError, are put into the mailbox, up to one that has
     `finish`. Raises ApiError if the queue is full."""
@@ -728,7 +739,7 @@ def submit(self: Service, order: Order, mailbox) -> Ticket:
         ticket = Ticket(order, self.lm.tokenizer, mailbox)
         try:
             ticket.request = self.batcher.submit(
-                order.ids, order.max_tokens, stop_ids=self.lm.stop_ids,
+                order.ids, order.max_tokens, stop_ids=[*self.lm.stop_ids, *order.ends],
                 constraint=order.constraint, logprobs=order.top, **order.sampling)
         except ValueError as error:
             raise ApiError(str(error)) from None
@@ -744,7 +755,7 @@ def cancel(self: Service, ticket: Ticket) -> None:
     if known:
         self.batcher.cancel(ticket.request)
 
-
+# %% ../../nbs/assistant/serving.ipynb #acf1b142
 def pieces(self: Service, body: dict, chat: bool = True) -> Iterator[Piece]:
     """The pieces of an answer, for somebody in the same process. Raises ApiError."""
     mailbox = SimpleQueue()
@@ -795,7 +806,7 @@ def deliver(self: Service, request: Request, ids: list[int], done: bool) -> None
     if piece:
         ticket.mailbox.put(piece)
 
-
+# %% ../../nbs/assistant/serving.ipynb #d2a6de88
 def fail(self: Service, error: Exception) -> None:
     """Tell everybody that something went wrong."""
     with self.lock:
@@ -810,7 +821,7 @@ Service.deliver, Service.fail = deliver, fail
 # %% ../../nbs/assistant/serving.ipynb #ec7fe081
 BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # seconds
 
-
+# %% ../../nbs/assistant/serving.ipynb #3a696686
 class Metrics:
     """Counts and times, as Prometheus reads them."""
 
@@ -928,7 +939,7 @@ Writer.logprobs = logprobs
 # %% ../../nbs/assistant/serving.ipynb #d1d2271d
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
-
+# %% ../../nbs/assistant/serving.ipynb #07c10009
 class App:
     """The server's application, in ASGI. Made by `create_app`."""
 
@@ -1004,7 +1015,7 @@ App.__call__ = __call__
 # %% ../../nbs/assistant/serving.ipynb #8e10d46a
 SLOW = 60.0  # seconds that a client may take to accept a piece of an answer
 
-
+# %% ../../nbs/assistant/serving.ipynb #8addf8da
 class Reply:
     """Sends an answer in the terms of ASGI."""
 
@@ -1058,7 +1069,7 @@ async def preflight(self: Reply) -> None:
 
 Reply.fail, Reply.preflight = fail, preflight
 
-
+# %% ../../nbs/assistant/serving.ipynb #3b3ac3a6
 async def look(self: App, path: str, scope: dict, reply: Reply) -> None:
     """Answer what costs nothing."""
     name = path.removeprefix("/v1/models/") if path.startswith("/v1/models/") else None
@@ -1075,6 +1086,8 @@ async def look(self: App, path: str, scope: dict, reply: Reply) -> None:
     if path == "/health":
         await reply.whole({"status": "ok"} | state)
     elif path == "/metrics":
+        known = [getattr(b.pages, "counts", {}) for b in batchers]  # of prefix caches
+        state["cached_tokens"] = sum(c.get("shared", 0) + c.get("copied", 0) for c in known)
         await reply.whole(self.metrics.text(state), kind="text/plain; version=0.0.4")
     else:
         await reply.whole(models[0] if name else {"object": "list", "data": models})
@@ -1129,7 +1142,7 @@ async def answer(self: App, path: str, scope: dict, headers: dict, receive: Call
         with suppress(asyncio.CancelledError, Exception):
             await left
 
-
+# %% ../../nbs/assistant/serving.ipynb #bbed8aaa
 async def write(self: App, service: Service, ticket: Ticket, left: asyncio.Future,
                 reply: Reply) -> None:
     """Send what comes into a ticket's mailbox, until it ends or the client leaves."""
@@ -1187,7 +1200,7 @@ def check_binding(host: str, api_key: str | None) -> None:
         raise KeyNeeded(f"serve: {host} can be reached by others, so an API key is needed: "
                          "--api-key, or SCRATCHLM_API_KEY")
 
-
+# %% ../../nbs/assistant/serving.ipynb #1b2874d8
 def serve(services: Service | Iterable[Service], host: str = "127.0.0.1", port: int = 8080,
           api_key: str | None = None, allow_origins: Iterable[str] = ()) -> None:
     """Serve until Ctrl-C. Raises KeyNeeded without a key where one is needed, OSError for a

@@ -530,6 +530,13 @@ class Team:
             raise
         finally:
             self.wait()
+            self.work = None
+
+    def close(self) -> None:
+        """Let the others end. Nothing can be run any more."""
+        self.wait()
+        for gate in self.gates:
+            gate.release()
 
 # %% ../../nbs/inference/engine.ipynb #e39305e1
 def stored(state: Mapping, name: str) -> tuple[np.ndarray, str, tuple[int, int]]:

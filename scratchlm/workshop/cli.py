@@ -6,7 +6,7 @@
 __all__ = ['app', 'VERSION', 'ONE', 'RUN', 'FORCE', 'SAVE', 'VERIFY', 'JOBS', 'WRITE', 'JSON', 'MODEL', 'LIMIT', 'HEAT', 'SEED',
            'PACKAGE_OF', 'print_version', 'program', 'examples', 'describe', 'show_tree', 'run_tree', 'write_generated',
            'tree', 'check', 'book', 'learn', 'bench', 'show_models', 'pull', 'chat', 'complete', 'serve', 'train',
-           'complain', 'explain', 'extra_for', 'package_name', 'main']
+           'evaluate', 'complain', 'explain', 'extra_for', 'package_name', 'main']
 
 # %% ../../nbs/workshop/cli.ipynb #9f3b6ed7
 import json
@@ -339,6 +339,31 @@ def train(
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     train(read_recipe(recipe, chosen), fresh=fresh)
+
+# %% ../../nbs/workshop/cli.ipynb #c89acfbb
+@app.command("eval", epilog=examples(
+    "eval humaneval", "eval humaneval --limit 20 --model smollm2-135m",
+    "eval humaneval --samples 10 --temperature 0.8 --out runs/ten.jsonl"))
+def evaluate(
+    suite: Annotated[str, Argument(help="Which problems: humaneval.")],
+    model: Annotated[str, MODEL] = "qwen2.5-coder-0.5b",
+    limit: Annotated[int | None, Option("--limit", min=1, help="The first so many.")] = None,
+    samples: Annotated[
+        int, Option("--samples", min=1, help="Answers to each problem, for pass@k.")
+    ] = 1,
+    temperature: Annotated[float, HEAT] = 0.0,
+    max_tokens: Annotated[int, LIMIT] = 512,
+    out: Annotated[
+        Path | None, Option("--out", help="The file of samples; a run in it is continued.")
+    ] = None,
+    batch: Annotated[int, Option("--batch", min=1, help="Answers written at once.")] = 16,
+):
+    """Have a model write programs, run them against tests, and count. Ctrl-C loses nothing."""
+    from scratchlm.workshop.evaluate import humaneval_command
+
+    if suite != "humaneval":
+        raise typer.BadParameter(f"no evaluation {suite!r}; there is: humaneval")
+    humaneval_command(model, limit, samples, temperature, max_tokens, out, batch)
 
 # %% ../../nbs/workshop/cli.ipynb #2293e553
 def complain(*lines: str) -> None:

@@ -128,7 +128,8 @@ class Limits:
 LAUNCHER = """
 import os, resource, signal, sys
 cpu, wall, memory, output = map(int, sys.argv[1:5])
-limits = {"CPU": (cpu, cpu + 1), "AS": (memory, memory), "FSIZE": (output, output), "CORE": (0, 0)}
+limits = {"CPU": (cpu, cpu + 1), "AS": (memory, memory), "FSIZE": (output, output),
+          "CORE": (0, 0)}
 for name, pair in limits.items():
     try:
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), pair)
@@ -427,7 +428,8 @@ def rates(rows: Iterable[dict]) -> dict[int, tuple[float, int]]:
     for row in rows:
         found.setdefault(row["task_id"], []).append(row["passed"])
     most = min(map(len, found.values()), default=0)
-    return {k: (sum(pass_at_k(len(p), sum(p), k) for p in found.values()) / len(found), len(found))
+    n = len(found)
+    return {k: (sum(pass_at_k(len(p), sum(p), k) for p in found.values()) / n, n)
             for k in sorted({1, 10, 100, most}) if 1 <= k <= most}
 
 

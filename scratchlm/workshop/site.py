@@ -136,8 +136,10 @@ def service_of(lm, batch: int = 16, queue: int = 64):
     """The service of a model that runs on the engine."""
     from scratchlm.assistant.serving import Service
     from scratchlm.inference.batching import Batcher
+    from scratchlm.inference.prefix_cache import PrefixCache
 
-    return Service(lm, Batcher(lm.model.engine, batch), queue)
+    engine = lm.model.engine
+    return Service(lm, Batcher(engine, batch, pages=PrefixCache(engine)), queue)
 
 # %% ../../nbs/workshop/site.ipynb #ea46ab70
 def _answer(self: Assistant, messages: list[dict], **sampling) -> Iterator[dict]:

@@ -1,6 +1,7 @@
 """The server, under uvicorn and under our own, asked by httpx, the openai client and the tool llm."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -21,6 +23,7 @@ from scratchlm.assistant.serving import Service, create_app, serve_http
 from scratchlm.foundations.tensor import no_grad
 from scratchlm.inference.batching import Batcher
 from scratchlm.inference.engine import Engine
+from scratchlm.inference.prefix_cache import PrefixCache
 from scratchlm.language.tokenisation import ByteTokenizer
 from scratchlm.transformer.chat_template import encode_chat
 from scratchlm.transformer.model_families import model_classes
@@ -30,6 +33,8 @@ TEMPLATE = (
     "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
 SPECIAL = ["<|start|>", "<|end|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+SPECIAL_IDS = range(256, 261)
+GAP = [258, 97, 259, 98, 260]  # a gap between "a" and "b"
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
@@ -47,7 +52,10 @@ def random_lm():
         for p in model.parameters():
             p.data = (p.data + 0.1 * rng.normal(size=p.shape)).astype(np.float32)
     tokenizer = ByteTokenizer(SPECIAL, eos="<|end|>")
-    engine = Engine(model.config, model.state_dict(), threads=1, positions=1024)
+
+    def engine():
+        return Engine(model.config, model.state_dict(), threads=1, positions=2048)
+
     return SimpleNamespace(
         name="tiny", tokenizer=tokenizer, template=TEMPLATE, stop_ids=[257], context=1024, engine=engine
     )
@@ -99,7 +107,7 @@ def lm():
 @pytest.fixture(scope="module", params=[under_ours, under_uvicorn], ids=["ours", "uvicorn"])
 def server(request, lm):
     """A running server: url, service, port."""
-    service = Service(lm, Batcher(lm.engine, max_batch=8), queue=32)
+    service = service_of(lm, queue=32)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as sock:
         port = sock.getsockname()[1]
         with request.param(create_app(service, allow_origins=["http://page.example"]), sock):
@@ -113,10 +121,15 @@ def client(server):
         yield client
 
 
-def expected(lm, ids, count, **sampling):
-    """What the engine writes when nobody else is there."""
-    batcher = Batcher(lm.engine, max_batch=1)
-    request = batcher.submit(ids, count, stop_ids=lm.stop_ids, **sampling)
+def service_of(lm, **options):
+    engine = lm.engine()
+    return Service(lm, Batcher(engine, max_batch=8, pages=PrefixCache(engine)), **options)
+
+
+def expected(lm, ids, count, stop_ids=(257,), **sampling):
+    """What an engine writes when nobody else is there."""
+    batcher = Batcher(lm.engine(), max_batch=1)
+    request = batcher.submit(ids, count, stop_ids=stop_ids, **sampling)
     batcher.run()
     stream = lm.tokenizer.stream(skip_special=True)
     return "".join(map(stream.push, request.ids)) + stream.flush()
@@ -144,7 +157,7 @@ def test_answers_are_those_of_the_engine_whole_and_streamed(client, lm):
         gap = client.post(
             "/v1/completions", json={"prompt": "a", "suffix": "b", "max_tokens": 24} | sampling
         ).json()
-        assert gap["choices"][0]["text"] == expected(lm, [258, 97, 259, 98, 260], 24, **sampling)
+        assert gap["choices"][0]["text"] == expected(lm, GAP, 24, SPECIAL_IDS, **sampling)
 
 
 def test_many_parallel_streams_are_not_mixed_up(client, lm):
@@ -198,8 +211,47 @@ def test_clients_that_leave_free_their_places(server):
         while server.service.tickets or server.service.batcher.busy:
             assert time.monotonic() < deadline
             time.sleep(0.005)
-    free = len(server.service.lm.engine.free)
-    assert free == -(-1024 // 16)  # every page is back
+    assert server.service.batcher.pages.available() == 2048 // 16  # every page is back
+
+
+def test_equal_beginnings_are_read_once_and_change_nothing(client, lm):
+    prompt, options = "import numpy as np\n" * 20, {"max_tokens": 12, "temperature": 0}
+    right = expected(lm, list(prompt.encode()), 12, temperature=0)
+
+    def cached():
+        return int(re.search(r"scratchlm_cached_tokens (\d+)", client.get("/metrics").text)[1])
+
+    before = cached()
+    for _ in range(3):
+        found = client.post("/v1/completions", json={"prompt": prompt} | options).json()
+        assert found["choices"][0]["text"] == right
+    assert cached() >= before + 2 * (len(prompt) - 1)
+
+
+def test_memory_stays_flat_over_many_requests(lm):
+    """Resident memory after 500 requests and after 2,500: less than 8 MB apart."""
+    service = service_of(lm)
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as sock:
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        with under_ours(create_app(service), sock), httpx.Client(base_url=url, timeout=60) as client:
+
+            def ask(number):
+                body = {"prompt": f"{number} is", "max_tokens": 4, "stream": number % 2 == 0}
+                return client.post("/v1/completions", json=body).status_code
+
+            def resident():
+                gc.collect()
+                pages = Path("/proc/self/statm").read_text().split()[1]
+                return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+            if not Path("/proc/self/statm").exists():
+                pytest.skip("memory is measured where there is /proc")
+            with ThreadPoolExecutor(16) as pool:
+                assert set(pool.map(ask, range(500))) == {200}
+                before = resident()
+                assert set(pool.map(ask, range(500, 2500))) == {200}
+                assert resident() - before < 8_000_000
+    service.close()
 
 
 def test_errors_have_the_form_that_clients_expect(client):
@@ -242,7 +294,7 @@ def test_both_servers_send_the_same(lm):
     ]
     found = []
     for server in (under_ours, under_uvicorn):
-        service = Service(lm, Batcher(lm.engine))
+        service = service_of(lm)
         with socket.create_server(("127.0.0.1", 0)) as sock:
             url = f"http://127.0.0.1:{sock.getsockname()[1]}"
             with server(create_app(service), sock), httpx.Client(base_url=url) as client:
@@ -328,7 +380,7 @@ def test_openai_chat(openai_client, lm):
 
 def test_openai_completions_schema_and_tools(openai_client, lm):
     text = openai_client.completions.create(model="tiny", prompt="a", suffix="b", max_tokens=9, temperature=0)
-    assert text.choices[0].text == expected(lm, [258, 97, 259, 98, 260], 9, temperature=0)
+    assert text.choices[0].text == expected(lm, GAP, 9, SPECIAL_IDS, temperature=0)
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     chat = openai_client.chat.completions.create
@@ -389,7 +441,7 @@ def test_llm(server, tmp_path, lm):
 
 def test_a_key_opens_the_door(lm):
     openai = pytest.importorskip("openai")
-    service = Service(lm, Batcher(lm.engine))
+    service = service_of(lm)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
         with under_ours(create_app(service, api_key="sesame"), sock):

@@ -1,0 +1,59 @@
+"""The engine beside transformers: every family, from safetensors and from GGUF, with tiny random weights."""
+
+import numpy as np
+import pytest
+import test_model_families as families
+from test_model_families import GGUF_VARIANTS, IDS, VARIANTS, far, logits
+
+from scratchlm.inference.engine import Engine, Sequence, Unsupported
+from scratchlm.inference.gguf import GGUF, to_hf
+from scratchlm.transformer.model_families import from_pretrained, model_classes
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96}  # the engine works with multiples of 32
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setattr(families, "SHAPE", families.SHAPE | SIZES)
+    for name, (family, options) in VARIANTS.items():
+        monkeypatch.setitem(families.VARIANTS, name, (family, options | {"head_dim": 32}))
+
+
+def read(engine, ids, cuts):
+    text = Sequence(engine)
+    found = np.concatenate([engine.step([(text, ids[a:b].tolist(), b - a)]) for a, b in cuts])
+    text.close()
+    return found
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_safetensors(name, tmp_path):
+    """Scores to 3e-3 of the largest: weights in float32, keys and values in float16."""
+    other = families.theirs(name)
+    other.save_pretrained(tmp_path)
+    ours = from_pretrained(tmp_path)
+    if name == "qwen3, biases":
+        with pytest.raises(Unsupported, match="bias of o_proj"):
+            Engine(ours.config, ours.state_dict())
+        return
+    engine = Engine(ours.config, ours.state_dict(), threads=2)
+    for ids in IDS:
+        found = read(engine, ids, [(0, len(ids))])
+        assert far(found, logits(other, ids[None])[0]) < 3e-3
+        assert np.array_equal(found, read(engine, ids, families.CUTS))
+
+
+@pytest.mark.parametrize("name", GGUF_VARIANTS)
+def test_gguf(name, tmp_path, monkeypatch):
+    if name.startswith("gemma"):  # not in the file: all but the largest use the root of head_dim
+        family, options = VARIANTS[name]
+        monkeypatch.setitem(VARIANTS, name, (family, options | {"query_pre_attn_scalar": 32}))
+    other = families.theirs(name)
+    families.convert(other, tmp_path / "model.gguf")
+    settings, state = to_hf(GGUF(tmp_path / "model.gguf"))
+    if name == "qwen3, biases":
+        with pytest.raises(Unsupported, match="bias of o_proj"):
+            Engine(model_classes(settings)[1].from_dict(settings), state, threads=1)
+        return
+    engine = Engine(model_classes(settings)[1].from_dict(settings), state, threads=1)
+    assert far(read(engine, IDS[0], [(0, len(IDS[0]))]), logits(other, IDS[:1])[0]) < 3e-3
