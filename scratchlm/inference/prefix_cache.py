@@ -194,7 +194,11 @@ def _close(self: PrefixCache, sequence: SharedSequence, text: list[int]) -> None
     at = len(sequence.nodes)
     tokens = tuple(text[at * PAGE : sequence.length])
     parent = sequence.nodes[-1] if at else self.root
-    if tokens and not any(alike(tokens, known) == len(tokens) for known in parent.children):
+    known = (c for t, c in parent.children.items() if alike(tokens, t) == len(tokens))
+    if tokens and (node := next(known, None)) is not None:
+        self.acquire(node)  # so that it counts as used
+        self.release(node)
+    elif tokens:
         node = parent.children[tokens] = Node(int(sequence.table[at]), tokens, parent)
         self.idle += 1
         self.acquire(node)

@@ -358,7 +358,7 @@ def evaluate(
     ] = None,
     batch: Annotated[int, Option("--batch", min=1, help="Answers written at once.")] = 16,
 ):
-    """Have a model write programs, run them against tests, and count. Ctrl-C loses nothing."""
+    """Have a model write programs, and count how many pass their tests; may be resumed."""
     from scratchlm.workshop.evaluate import humaneval_command
 
     if suite != "humaneval":

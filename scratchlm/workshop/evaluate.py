@@ -323,9 +323,9 @@ def answer_all(lm, jobs: list[Job], settings: dict, batch: int, append: Callable
     """
     rows, waiting, pool = [], deque(), ThreadPoolExecutor(1)
 
-    def collect(all_of_them: bool) -> list[dict]:
+    def collect() -> list[dict]:
         new = []
-        while waiting and (all_of_them or waiting[0].done()):
+        while waiting and waiting[0].done():
             new.append(waiting.popleft().result())
             append(new[-1])
         rows.extend(new)
@@ -337,10 +337,10 @@ def answer_all(lm, jobs: list[Job], settings: dict, batch: int, append: Callable
             for job, ids in finished:
                 text = lm.tokenizer.decode(ids)
                 waiting.append(pool.submit(judge, job, text, len(ids), limits))
-            watch(tokens, collect(False))
+            watch(tokens, collect())
         while waiting:
             waiting[0].exception()  # wait for it
-            watch(0, collect(False))
+            watch(0, collect())
     finally:
         pool.shutdown(cancel_futures=True)
     return rows
