@@ -83,9 +83,9 @@ class Batcher:
     """Continues many texts at once.
 
     engine: runs them. max_batch: at most so many at a time. prefill_budget: at most so many
-    tokens of prompts in one step; by default as many as fit into one compiled call. pages: where
-    pages come from. One thread calls `step`; any thread may call `submit` and `cancel`, which
-    only leave a note for the next step.
+    tokens of prompts in one step; by default as many as fit into one compiled call. pages:
+    where pages come from. One thread calls `step`; any thread may call `submit` and `cancel`,
+    which only leave a note for the next step.
     """
     def __init__(self, engine: Engine, max_batch: int = 16, prefill_budget: int | None = None,
                  pages: Pages | None = None):
@@ -282,7 +282,8 @@ def _take(self: Batcher, request: Request, id: int | Exception, row: np.ndarray)
         new = [id]
         _append(request, id, row)
         self.counts["new_tokens"] += 1
-        if len(request.ids) == request.max_new_tokens or len(request.text) > self.engine.positions:
+        full = len(request.text) > self.engine.positions
+        if full or len(request.ids) == request.max_new_tokens:
             _finish(self, request, "length")
     return request, new, request.finish_reason is not None
 
@@ -341,9 +342,9 @@ def _choose_one(request: Request, row: np.ndarray) -> int:
     return id
 
 # %% ../../nbs/inference/batching.ipynb #fe2a2cb5
-def draw_quickly(row: np.ndarray, rng: np.random.Generator, temperature: float, top_k: int | None,
-                 top_p: float | None, min_p: float | None, **_) -> int:
-    """What `sample` draws from scores (V,) float32, up to rounding; most of them are not sorted.
+def draw_quickly(row: np.ndarray, rng: np.random.Generator, temperature: float,
+                 top_k: int | None, top_p: float | None, min_p: float | None, **_) -> int:
+    """What `sample` draws from scores (V,) float32, up to rounding, looking at few of them.
 
     A penalty must have been applied already.
     """

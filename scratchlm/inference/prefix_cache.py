@@ -134,7 +134,7 @@ class SharedSequence(Sequence):
 
 # %% ../../nbs/inference/prefix_cache.ipynb #0086a2f8
 def _adopt(self: PrefixCache, sequence: SharedSequence, text: list[int]) -> None:
-    """Let a text have all known pages that go on where it is; its last token is left to read."""
+    """Give a text all known pages that go on where it is. Its last token is left to read."""
     while sequence.length == sequence.pages * PAGE == len(sequence.nodes) * PAGE:
         node = sequence.nodes[-1] if sequence.nodes else self.root
         here = tuple(text[sequence.length : min(sequence.length + PAGE, len(text) - 1)])
@@ -152,8 +152,8 @@ def _adopt(self: PrefixCache, sequence: SharedSequence, text: list[int]) -> None
 
 def _adopt_part(self: PrefixCache, sequence: SharedSequence, node: Node, here: tuple) -> None:
     """Copy the page after `node` that has most in common with what the text needs here."""
-    common, child = max(((alike(here, child.tokens), child) for child in node.children.values()),
-                        key=lambda pair: pair[0], default=(0, None))
+    child = max(node.children.values(), key=lambda c: alike(here, c.tokens), default=None)
+    common = alike(here, child.tokens) if child else 0
     if not common:
         return
     self.acquire(child)

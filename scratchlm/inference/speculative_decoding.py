@@ -56,14 +56,14 @@ class PromptLookup:
         self.place = 0
 
     def look(self, ids: list[int]) -> int | None:
-        """Find the best earlier place. How many ids agree there; None if there is no place."""
+        """Find the best earlier place. How many ids agree there, up to shortest + 2, or None."""
         self._read(ids)
         best = 0
         for place in self.places.get(tuple(ids[-self.shortest :]), [])[:-17:-1]:
             length = self._agreement(place)
             if length > best:
                 best, self.place = length, place
-        return best or None
+        return min(best, self.shortest + 2) or None
 
 # %% ../../nbs/inference/speculative_decoding.ipynb #441460e2
 def _read(self: PromptLookup, ids: list[int]) -> None:
@@ -159,7 +159,8 @@ class Pace:
     """
     START, TRIALS, FADE = 0.7, 2.0, 0.95  # the initial rate, its weight, what a round leaves
 
-    def __init__(self, most: int = 8, costs: Iterable[float] | None = None, fixed: bool = False):
+    def __init__(self, most: int = 8, costs: Iterable[float] | None = None,
+                 fixed: bool = False):
         costs = 1 + 0.2 * np.arange(most + 1) if costs is None else np.array([*costs])
         if most < 0 or len(costs) < most + 1:
             raise ValueError(f"Pace: most is {most}, and there are {len(costs)} costs; give "
@@ -182,7 +183,7 @@ class Pace:
         return int((tokens / (self.costs + k * cost)).argmax())
 
     def note(self, kind, guessed: int, kept: int) -> None:
-        """Of `guessed` guesses, `kept` were kept; those after the first wrong one say nothing."""
+        """Of `guessed` guesses, `kept` were kept; those after a wrong one say nothing."""
         hits, misses = self.counts.get(kind, (0.0, 0.0))
         self.counts[kind] = self.FADE * hits + kept, self.FADE * misses + (kept < guessed)
         self.history.append((kind, guessed, kept))

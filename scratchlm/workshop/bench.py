@@ -686,7 +686,8 @@ def free_port() -> int:
 @benchmark("serve")
 def serve_benchmark(model: str = "smollm2-135m") -> Iterator[Row]:
     """32 clients for a minute each, against llama_cpp.server."""
-    for name in ("llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings"):
+    for name in ("llama_cpp", "fastapi", "sse_starlette", "starlette_context",
+                 "pydantic_settings"):
         peer(name, "peers")
     path = str(importlib.import_module("scratchlm.workshop.pull").pull(model))
     ports, threads = (free_port(), free_port()), str(os.cpu_count())

@@ -390,7 +390,7 @@ def progress(before: list[dict], total: int) -> Iterator[Callable]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_jupyter=False)
     columns = (TextColumn("{task.fields[rate]}"), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[speed]}"))
     done, passed = len(before), sum(row["passed"] for row in before)
@@ -477,10 +477,10 @@ def humaneval_command(model: str, limit: int | None = None, samples: int = 1,
         print(f"stopped with {count_rows(out)} answers; the same command goes on")
         raise
     seconds, new = time.monotonic() - begun, max(count_rows(out) - before, 0)
-    Console().print(summary(rows, f"HumanEval, {lm.name}", max_tokens))
+    Console(force_jupyter=False).print(summary(rows, f"HumanEval, {lm.name}", max_tokens))
     if new:
         tokens = sum(row["tokens"] for row in rows[-new:])
-        print(f"{new} answers, {tokens:,} tokens in {seconds:.0f} s: "
+        print(f"{new} of the answers are new: {tokens:,} tokens in {seconds:.0f} s, "
               f"{tokens / seconds:.0f} tokens/s")
     return rows
 
