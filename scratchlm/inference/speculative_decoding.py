@@ -56,7 +56,7 @@ class PromptLookup:
         self.place = 0
 
     def look(self, ids: list[int]) -> int | None:
-        """Find the best earlier place. How many ids agree there, up to shortest + 2, or None."""
+        """Find the best earlier place. How many ids agree, up to shortest + 2, or None."""
         self._read(ids)
         best = 0
         for place in self.places.get(tuple(ids[-self.shortest :]), [])[:-17:-1]:
