@@ -1023,7 +1023,8 @@ class Reply:
         self.raw, self.extra, self.status = send, {}, 0
 
     async def send(self, event: dict) -> None:
-        await asyncio.wait_for(self.raw(event), SLOW)
+        async with asyncio.timeout(SLOW):
+            await self.raw(event)
 
     async def start(self, status: int, kind: str, headers: dict[str, str]) -> None:
         self.status = status
@@ -1134,8 +1135,9 @@ async def answer(self: App, path: str, scope: dict, headers: dict, receive: Call
     order = await asyncio.to_thread(service.prepare, body, POSTS[path])
     ticket = service.submit(order, Mailbox(asyncio.get_running_loop()))
     left = asyncio.ensure_future(gone(receive))
+    left.add_done_callback(lambda _: ticket.mailbox.put(ConnectionError("the client has left")))
     try:
-        await self.write(service, ticket, left, reply)
+        await self.write(service, ticket, reply)
     finally:
         service.cancel(ticket)
         left.cancel()
@@ -1143,19 +1145,13 @@ async def answer(self: App, path: str, scope: dict, headers: dict, receive: Call
             await left
 
 # %% ../../nbs/assistant/serving.ipynb #bbed8aaa
-async def write(self: App, service: Service, ticket: Ticket, left: asyncio.Future,
-                reply: Reply) -> None:
+async def write(self: App, service: Service, ticket: Ticket, reply: Reply) -> None:
     """Send what comes into a ticket's mailbox, until it ends or the client leaves."""
     writer, order = Writer(service, ticket.order, service.lm.tokenizer), ticket.order
     whole, first = Piece(), True
     while not whole.finish:
-        taken = asyncio.ensure_future(ticket.mailbox.take())
-        await asyncio.wait({taken, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not taken.done():
-            taken.cancel()
-            raise ConnectionError
-        items = taken.result()
-        if error := next((item for item in items if isinstance(item, ApiError)), None):
+        items = await ticket.mailbox.take()
+        if error := next((item for item in items if isinstance(item, Exception)), None):
             raise error
         piece = sum(items, Piece())
         whole = replace(piece, text="", tokens=[]) if order.stream else whole + piece

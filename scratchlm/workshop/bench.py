@@ -16,6 +16,7 @@ import gc
 import http.client
 import importlib
 import json
+import math
 import os
 import platform
 import socket
@@ -606,9 +607,9 @@ def served(command: list[str], port: int, patience: float = 120.0) -> Iterator[i
         process.wait()
 
 
-def ask_server(port: int, path: str, body: dict | None = None):
+def ask_server(port: int, path: str, body: dict | None = None, patience: float = 300.0):
     """The answer to a request, to be read; close its `connection` afterwards."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
     data, headers = json.dumps(body) if body else None, {"Content-Type": "application/json"}
     connection.request("POST" if body else "GET", path, data, headers)
     answer = connection.getresponse()
@@ -627,13 +628,20 @@ class Load:
     rate: float = 0.0
 
 
-def one_answer(port: int, question: str, load: Load) -> None:
-    """Ask, read the stream, and note the times. RuntimeError if the stream is cut off."""
+def one_answer(port: int, question: str, load: Load, end: float = math.inf) -> None:
+    """Ask, read the stream, and note the times. RuntimeError if the stream is cut off.
+
+    end: when to stop reading; who has not seen a word by then has waited at least so long.
+    """
     body = {"messages": [{"role": "user", "content": question}], "stream": True,
             "max_tokens": WORDS, "temperature": 0}
     last = time.perf_counter()
-    answer, text, lines = ask_server(port, "/v1/chat/completions", body), "", []
+    patience = min(300.0, max(0.1, end - last))
+    answer, text, lines = ask_server(port, "/v1/chat/completions", body, patience), "", []
     while line := answer.readline():
+        if time.perf_counter() > end:
+            answer.connection.close()
+            return
         if line.startswith(b"data: {"):
             piece = json.loads(line[6:])["choices"][0]["delta"].get("content")
             if piece:
@@ -655,8 +663,11 @@ def put_under_load(port: int, clients: int = CLIENTS, seconds: float = SECONDS) 
     def client(number: int) -> None:
         try:
             while time.perf_counter() < end and not wrong:
-                one_answer(port, QUESTIONS[number % len(QUESTIONS)], load)
+                asked = time.perf_counter()
+                one_answer(port, QUESTIONS[number % len(QUESTIONS)], load, end)
                 number += clients + 1
+        except TimeoutError:
+            load.first.append(time.perf_counter() - asked)
         except Exception as error:
             wrong.append(error)
 
