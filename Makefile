@@ -29,7 +29,7 @@ endef
 
 help:  ## list these commands
 	echo "make COMMAND, where COMMAND is one of"
-	sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: port $(VENV)/.exported  ## build the book, serve it on http://127.0.0.1:8000 (PORT=8001 for another port), chat page included
 	$(RUN) book --serve --port $(PORT)
@@ -37,6 +37,10 @@ run: port $(VENV)/.exported  ## build the book, serve it on http://127.0.0.1:800
 test: $(VENV)/.dev rules data  ## check, run every chapter's tests afresh, and run all other tests
 	$(RUN) tree --run --verify
 	$(PY) -m pytest tests
+
+test-all: $(VENV)/.dev  ## the same, and the tests with a model of 400 MB, which it fetches
+	$(RUN) pull qwen2.5-coder-0.5b >/dev/null
+	$(MAKE) test
 
 check: $(VENV)/.check rules  ## the quick checks: tree rules, drift, ruff, unit tests
 	$(PY) -m pytest tests/unit
@@ -65,7 +69,7 @@ distclean: clean  ## the same, and the environment
 	rm -rf $(VENV) .gitconfig
 	git config --local --unset include.path '^\.\./\.gitconfig$$' 2>/dev/null || true
 
-.PHONY: help run test check book edit export outputs clean distclean port rules data anew
+.PHONY: help run test test-all check book edit export outputs clean distclean port rules data anew
 
 port:
 	$(FUNCTIONS)

@@ -11,7 +11,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import scratchlm
 from scratchlm.inference.gguf import GGUF
 from scratchlm.transformer.model_families import Decoder
-from scratchlm.workshop.pull import pull
+from scratchlm.workshop.pull import MODELS, cache_folder, pull
+
+NAME = "qwen2.5-coder-0.5b"
+pytestmark = pytest.mark.skipif(not (cache_folder() / "models" / NAME / MODELS[NAME].file).exists(),
+                                reason=f"{NAME} has not been fetched; make test-all does it")
 
 PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
            r"|\s*[\r\n]+|\s+(?!\S)|\s+")  # of Qwen2's tokenizer.json
@@ -26,12 +30,12 @@ print(reverse("naïve 日本語 🎉"), 3.14159e-10, [x**2 for x in range(100)])
 
 @pytest.fixture(scope="module")
 def lm():
-    return scratchlm.load("qwen2.5-coder-0.5b")
+    return scratchlm.load(NAME, tier="numpy")
 
 
 def test_tokens(lm):
     """The library `tokenizers`, given vocabulary, merges and Qwen's pattern."""
-    about = GGUF(pull("qwen2.5-coder-0.5b")).metadata
+    about = GGUF(pull(NAME)).metadata
     tokens = about["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ")) for pair in about["tokenizer.ggml.merges"]]
     other = Tokenizer(models.BPE({token: n for n, token in enumerate(tokens)}, merges))
