@@ -35,7 +35,7 @@ def random_text(constraint, rng, length):
     tokens, stop = constraint.masks.vocabulary.tokens, constraint.masks.vocabulary.stop_ids
     while len(ids) < length:
         allowed = rng.permutation(np.flatnonzero(constraint.mask()))[:400]
-        if rng.random() < 0.5:
+        if len(allowed) and rng.random() < 0.5:
             firsts = sorted({(tokens[id] or b"?")[0] for id in allowed})
             byte = firsts[rng.integers(len(firsts))]
             allowed = [id for id in allowed if (tokens[id] or b"?")[0] == byte]

@@ -1,7 +1,9 @@
 """The wheel holds the library alone, and the library is light: NumPy, Typer, Rich and what they need."""
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -96,11 +98,26 @@ def test_import_is_quick_and_needs_numpy_only(python, environment, tmp_path):
     assert set(runs[0][1]) <= {"scratchlm", "numpy"}
 
 
+def needs_numba(module):
+    """Whether a module of ours imports Numba, itself or through others."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    if not path.exists():
+        return False
+    text, package = path.read_text(encoding="utf-8"), module.rpartition(".")[0]
+    if re.search(r"^(from|import) (numba|llvmlite)", text, flags=re.M):
+        return True
+    names = re.findall(r"^from ([.\w]+) import", text, flags=re.M)
+    found = [importlib.util.resolve_name(name, package) for name in names]
+    return any(needs_numba(name) for name in found if name.startswith("scratchlm."))
+
+
 def test_every_chapter_imports_with_little(python, environment, tmp_path):
     eras = [path.name for path in (ROOT / "nbs").iterdir() if path.is_dir() and path.name != "workshop"]
     modules = [f"scratchlm.{era}.{path.stem}" for era in eras
                for path in sorted((ROOT / "scratchlm" / era).glob("[!_]*.py"))]
-    assert "scratchlm.foundations.derivative" in modules
+    modules = [module for module in modules if not needs_numba(module)]  # which the extra [fast] brings
+    assert "scratchlm.foundations.derivative" in modules and "scratchlm.inference.engine" not in modules
+    assert "scratchlm.inference.kernels" in modules and "scratchlm.transformer.model_families" in modules
     brought = {name for name in imported(python, environment, tmp_path, *modules)[1] if "cython" not in name}
     assert brought <= {"scratchlm", "numpy", "regex"}  # NumPy's random numbers bring parts of Cython
 
