@@ -11,10 +11,10 @@ __all__ = ['fetch_add', 'peek', 'put_word', 'pause', 'give_way', 'PAGE', 'CHUNK'
            'MATRICES', 'Q', 'K', 'V', 'O', 'GATE', 'UP', 'DOWN', 'W', 'GROUPS', 'BLOCKS', 'KERNEL', 'GROUP_SIZE',
            'FLOATING', 'EPS', 'SCALE', 'CAP', 'OPEN', 'PARTS', 'emit_pause', 'emit_give_way', 'word_at', 'meet', 'keep',
            'weigh', 'mask_ends', 'scale_scores', 'exponentials', 'attention_kernel', 'merge', 'normalise', 'turn',
-           'quantise_all', 'gate', 'share', 'call', 'product', 'prepare', 'project', 'turn_and_keep', 'call_attention',
-           'window_start', 'attend_pieces', 'merge_pieces', 'add_to_stream', 'feed_forward', 'run_step', 'Team',
-           'stored', 'packed_size', 'matrix', 'Arena', 'place', 'Unsupported', 'check_supported', 'Engine',
-           'OutOfPages', 'Sequence', 'embed', 'EngineModel']
+           'quantise_all', 'gate', 'share', 'call', 'product', 'rows_of', 'rows_ready', 'prepare', 'project',
+           'turn_and_keep', 'call_attention', 'window_start', 'attend_pieces', 'merge_pieces', 'add_to_stream',
+           'feed_forward', 'run_step', 'Team', 'stored', 'packed_size', 'matrix', 'Arena', 'place', 'Unsupported',
+           'check_supported', 'Engine', 'OutOfPages', 'Sequence', 'embed', 'EngineModel']
 
 # %% ../../nbs/inference/engine.ipynb #605587a4
 import os
@@ -28,7 +28,7 @@ from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 from ..foundations.tensor import Tensor
-from .gguf import HFState, dequantise, unpermute
+from .gguf import DECODERS, LAYOUT, HFState, unpermute
 from scratchlm.inference.quantised_kernels import (
     BLOCK,
     FLOATS,
@@ -309,11 +309,28 @@ def product(c, m, me: int, rows: int, acts: int, stride: int, y: int, size: int,
 
 # %% ../../nbs/inference/engine.ipynb #0b01da75
 @njit
+def rows_of(c, me: int) -> tuple[int, int, int]:
+    """The tokens whose rows this thread makes ready, and how far from their place.
+
+    A single token is made ready by all threads, each for itself, and none has to wait.
+    """
+    first, last = share(c[TOKENS], me, c[THREADS])
+    return (0, 1, c[ROW_SIZE] * me) if c[TOKENS] == 1 else (first, last, 0)
+
+
+@njit
+def rows_ready(c, phase: int) -> None:
+    """Wait for the rows that others make ready."""
+    if c[TOKENS] > 1:
+        meet(c[COUNTER], phase, c[THREADS])
+
+
+@njit
 def prepare(c, f, me: int, weight: int) -> None:
     """Norms of this thread's tokens, as float32 and as bytes."""
-    first, last = share(c[TOKENS], me, c[THREADS])
+    first, last, own = rows_of(c, me)
     for t in range(first, last):
-        row, acts = c[ROWS] + c[ROW_SIZE] * t, c[ACTS] + c[ROW_SIZE] * t
+        row, acts = c[ROWS] + c[ROW_SIZE] * t + own, c[ACTS] + c[ROW_SIZE] * t + own
         normalise(c[X] + 4 * c[WIDTH] * t, weight, f[EPS], c[WIDTH], row)
         quantise_all(row, c[WIDTH], acts)
 
@@ -321,10 +338,10 @@ def prepare(c, f, me: int, weight: int) -> None:
 @njit
 def project(c, layer, me: int) -> None:
     """This thread's rows of queries, keys and values, with their biases."""
-    y = c[QKV]
+    y, (_, _, own) = c[QKV], rows_of(c, me)
     for m in (layer[Q:K], layer[K:V], layer[V:O]):
-        first, last = product(c, m, me, c[ROWS], c[ACTS], c[ROW_SIZE], y, c[QKV_SIZE],
-                              c[TOKENS])
+        first, last = product(c, m, me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE], y,
+                              c[QKV_SIZE], c[TOKENS])
         if layer[BIAS]:
             for t in range(c[TOKENS]):
                 for i in range(4 * first, 4 * last, 64):
@@ -396,15 +413,15 @@ def attend_pieces(c, f, layer, index: int, me: int) -> None:
 def merge_pieces(c, layer, me: int) -> None:
     """The results of attention of this thread's tokens, as float32 and as bytes."""
     heads, d, chunks, size = c[HEADS], c[HEAD_DIM], c[CHUNKS], 64 + 4 * c[HEAD_DIM]
-    first, last = share(c[TOKENS], me, c[THREADS])
+    first, last, own = rows_of(c, me)
     for t in range(first, last):
         position = word(c[POSITIONS] + 8 * t)
         low = window_start(position, layer[WINDOW]) // CHUNK
-        row = c[ROWS] + c[ROW_SIZE] * t
+        row = c[ROWS] + c[ROW_SIZE] * t + own
         for h in range(heads):
             pieces = c[PIECES] + ((t * heads + h) * chunks + low) * size
             merge(pieces, position // CHUNK + 1 - low, size, d, row + 4 * d * h)
-        quantise_all(row, heads * d, c[ACTS] + c[ROW_SIZE] * t)
+        quantise_all(row, heads * d, c[ACTS] + c[ROW_SIZE] * t + own)
 
 # %% ../../nbs/inference/engine.ipynb #014ba3df
 @njit
@@ -427,11 +444,11 @@ def add_to_stream(c, f, me: int, phase: int, first: int, last: int, post: int) -
 @njit
 def feed_forward(c, layer, me: int, phase: int) -> tuple[int, int]:
     """Gate, up and down; which rows of the result are this thread's."""
-    half = c[HIDDEN_SIZE] // 2
-    first, last = product(c, layer[GATE:UP], me, c[ROWS], c[ACTS], c[ROW_SIZE], c[HIDDEN],
-                          c[HIDDEN_SIZE], c[TOKENS])
-    product(c, layer[UP:DOWN], me, c[ROWS], c[ACTS], c[ROW_SIZE], c[HIDDEN] + half,
-            c[HIDDEN_SIZE], c[TOKENS])
+    half, (_, _, own) = c[HIDDEN_SIZE] // 2, rows_of(c, me)
+    first, last = product(c, layer[GATE:UP], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
+                          c[HIDDEN], c[HIDDEN_SIZE], c[TOKENS])
+    product(c, layer[UP:DOWN], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
+            c[HIDDEN] + half, c[HIDDEN_SIZE], c[TOKENS])
     for t in range(c[TOKENS]):
         gate(c[HIDDEN] + c[HIDDEN_SIZE] * t, half, first, last, c[GELU])
     meet(c[COUNTER], phase, c[THREADS])
@@ -454,7 +471,7 @@ def run_step(me: int, c: np.ndarray, layers: np.ndarray, f: np.ndarray) -> None:
     for index in range(c[LAYERS]):
         layer = layers[index]
         prepare(c, f, me, layer[NORM_1])
-        meet(counter, phase, threads)
+        rows_ready(c, phase)
         project(c, layer, me)
         meet(counter, phase, threads)
         turn_and_keep(c, f, layer, index, me)
@@ -462,13 +479,14 @@ def run_step(me: int, c: np.ndarray, layers: np.ndarray, f: np.ndarray) -> None:
         attend_pieces(c, f, layer, index, me)
         meet(counter, phase, threads)
         merge_pieces(c, layer, me)
-        meet(counter, phase, threads)
-        first, last = product(c, layer[O:GATE], me, c[ROWS], c[ACTS], c[ROW_SIZE], c[OUT],
-                              c[OUT_SIZE], c[TOKENS])
+        rows_ready(c, phase)
+        _, _, own = rows_of(c, me)
+        first, last = product(c, layer[O:GATE], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
+                              c[OUT], c[OUT_SIZE], c[TOKENS])
         add_to_stream(c, f, me, phase, first, last, layer[POST_1])
         meet(counter, phase, threads)
         prepare(c, f, me, layer[NORM_2])
-        meet(counter, phase, threads)
+        rows_ready(c, phase)
         first, last = feed_forward(c, layer, me, phase)
         add_to_stream(c, f, me, phase, first, last, layer[POST_2])
         meet(counter, phase, threads)
@@ -709,7 +727,10 @@ def _load_model(self: Engine, state: Mapping) -> None:
     gemma = getattr(config, "gemma", False)
     c[NORM] = _vector(self, state, "model.norm.weight", 1.0 if gemma else 0.0)
     c[OUTPUT:] = _matrix(self, state, output)
-    self.embedding, self.embedding_type, _ = stored(state, embedding)
+    rows, type, _ = stored(state, embedding)
+    rows = np.asarray(rows)  # not a memmap, which is slow to index
+    self.embedding = rows.view(LAYOUT[type]) if rows.dtype == np.uint8 else rows
+    self.embedding_type = type
     self.embedding_scale = np.float32(config.hidden_size**0.5) if gemma else None
     scalar = getattr(config, "query_pre_attn_scalar", None)
     f[EPS], f[SCALE] = config.rms_norm_eps, (scalar or config.head_dim) ** -0.5
@@ -721,7 +742,8 @@ Engine._load = _load_model
 # %% ../../nbs/inference/engine.ipynb #be9947bd
 def _allocate(self: Engine) -> None:
     """Allocate everything that a step writes to."""
-    c, tokens, threads = self.c, self.max_tokens, self.team.size
+    c, threads = self.c, self.team.size
+    tokens = max(self.max_tokens, threads)  # each thread has a row of its own
     head = 64 + 4 * c[HEAD_DIM]
     kv, group, pages = c[KV_HEADS], c[HEADS] // c[KV_HEADS], len(self.free)
     c[ROW_SIZE] = 4 * max(c[WIDTH], c[INNER], c[HEADS] * c[HEAD_DIM])
@@ -761,6 +783,7 @@ class Sequence:
     def __init__(self, engine: Engine):
         self.engine, self.length, self.pages = engine, 0, 0
         self.table = np.zeros(-(-engine.positions // PAGE), np.int64)
+        self.address = self.table.ctypes.data
 
     def reserve(self, length: int) -> None:
         """Have pages for so many positions. Raises OutOfPages, with nothing changed."""
@@ -800,20 +823,23 @@ def _step(self: Engine, parts: Iterable[tuple[Sequence, list[int], int]]) -> np.
              for i in range(0, len(todo), self.max_tokens)]
     for sequence, ids, _ in parts:
         sequence.length += len(ids)
-    return np.concatenate(found) if found else np.zeros((0, self.config.vocab_size), np.float32)
+    if len(found) == 1:
+        return found[0]
+    return np.concatenate(found or [np.zeros((0, self.config.vocab_size), np.float32)])
 
 
 def _run(self: Engine, todo: list[tuple[Sequence, int, int, bool]]) -> np.ndarray:
     """One step of at most max_tokens tokens; the scores of those that want them."""
-    c, n = self.c, len(todo)
+    c, n, most = self.c, len(todo), 0
     self.team.wait()
     self.x[:n] = embed(self, [id for _, id, _, _ in todo])
     for t, (sequence, _, position, _) in enumerate(todo):
-        self.where[t], self.tables[t] = position, sequence.table.ctypes.data
+        self.where[t], self.tables[t] = position, sequence.address
+        most = max(most, position)
     chosen = [t for t, (*_, wanted) in enumerate(todo) if wanted]
     self.chosen[: len(chosen)] = chosen
     c[TOKENS], c[WANTED] = n, len(chosen)
-    c[CHUNKS] = self.where[:n].max() // CHUNK + 1
+    c[CHUNKS] = most // CHUNK + 1
     self.counters[:], self.phases[:] = 0, 0
     work = lambda me: run_step(me, c, self.layers, self.f)  # noqa: E731
     self.team.run(work, lambda: self.counters.__setitem__(0, OPEN))
@@ -825,12 +851,10 @@ def _run(self: Engine, todo: list[tuple[Sequence, int, int, bool]]) -> np.ndarra
 
 def embed(self: Engine, ids: list[int]) -> np.ndarray:
     """The rows of the embedding: (len(ids), width) float32."""
-    rows = self.embedding[ids]
-    if self.embedding_type in ("F32", "F16") and rows.dtype != np.uint8:
-        values = rows.astype(np.float32)
-    else:
-        count = len(ids) * self.config.hidden_size
-        values = dequantise(rows.reshape(-1), self.embedding_type, count).reshape(len(ids), -1)
+    rows, type = self.embedding[ids], self.embedding_type
+    if type in DECODERS:
+        rows = DECODERS[type](rows.reshape(-1))  # (rows · blocks, values of a block)
+    values = rows.reshape(len(ids), -1).astype(np.float32, copy=False)
     return values if self.embedding_scale is None else values * self.embedding_scale
 
 

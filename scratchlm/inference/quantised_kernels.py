@@ -390,7 +390,6 @@ def store_all(typingctx, sums, at, stride):
     """Write the vector of each token, `stride` bytes apart."""
     def codegen(context, builder, signature, args):
         for i in range(sums.tokens):
-            place = moved(Emit(builder), args[1], KINDS["i64"](i), 1)
             place = builder.add(args[1], builder.mul(args[2], KINDS["i64"](i)))
             Emit(builder).store(builder.extract_value(args[0], i), place)
         return context.get_dummy_value()

@@ -86,7 +86,10 @@ def assert_causal(model: Module, vocab_size: int, length: int = 12, seed: int = 
 
 # %% ../../nbs/language/causal_lm.ipynb #a641b503
 class NeuralBigram(Module):
-    """The next token from the last one alone: a table of logits, (V, V), that learns."""
+    """The next token from the last one alone: a table of logits that learns.
+
+    logits: an Embedding, its weight (V, V) a hundredth of what an Embedding starts with.
+    """
 
     def __init__(self, vocab_size: int = 256, rng: np.random.Generator | None = None):
         self.logits = Embedding(vocab_size, vocab_size, rng)

@@ -18,8 +18,9 @@ from ..workshop.pull import corpus
 def evaluation_text() -> bytes:
     """The text on which every model of the book is measured: 199,980 bytes held out.
 
-    Pieces of 4,444 bytes, of which the last is zero: one from the beginning of each of the nine
-    packages held out, then one from a quarter of the way through each, and so on to the end.
+    Pieces of 4,444 bytes, the last of them set to zero: one from the beginning of each of the
+    nine packages held out, then one from a quarter of the way through each, and so on to the
+    end. In L bytes of a package, a zero after each file, piece q starts at q (L - 4444) // 4.
     """
     packages = {}
     for file in corpus("valid"):
@@ -43,7 +44,10 @@ def pack(ids: np.ndarray, n: int, bits: int) -> np.ndarray:
 
 
 def find(table: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each of `wanted` stands in the sorted `table`, and whether it does at all."""
+    """Where each of `wanted` stands in the sorted `table`, and whether it does at all.
+
+    If it does not, the place is any that `table` has, so that it can be used as an index.
+    """
     at = np.searchsorted(table, wanted)
     at[at == len(table)] = 0
     return at, (table[at] == wanted if len(table) else np.zeros(len(at), bool))
@@ -52,7 +56,8 @@ def find(table: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 class Groups:
     """The n-grams of one order, grouped by context: those that share all ids but the last.
 
-    grams: (G,) uint64, sorted. counts: (G,). contexts: (C,), sorted. total, kinds: (C,).
+    grams: (G,) uint64, sorted. counts: (G,). contexts: (C,), sorted. total: (C,), the counts
+    of a context's n-grams together. kinds: (C,), how many different ones it has.
     """
     def __init__(self, grams: np.ndarray, counts: np.ndarray, bits: int):
         self.grams, self.counts = grams, counts
@@ -95,8 +100,8 @@ def witten_bell(groups: Groups, top: bool) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/language/ngram.ipynb #e475aa08
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """What to take off counts of 0, 1, 2 and 3 or more [Chen and Goodman 1999]; 1/2 if there
-    are too few counts to tell."""
+    """What to take off counts of 0, 1, 2 and 3 or more [Chen and Goodman 1999]: (4,). 1/2 off
+    all but 0 if no n-gram was seen once, or twice, three or four times: too few to tell."""
     n1, n2, n3, n4 = (int(np.count_nonzero(counts == k)) for k in (1, 2, 3, 4))
     if min(n1, n2, n3, n4) == 0:
         return np.array([0, 0.5, 0.5, 0.5])
@@ -157,8 +162,9 @@ class NGram:
     """The next id from the last n - 1, by counting.
 
     n: the length of the longest n-gram. vocab_size: ids are 0 to vocab_size - 1.
-    smoothing: "none", "add-k" (with k), "interpolated" (Witten and Bell), "back-off" (absolute
-    discounting) or "kneser-ney" (modified, interpolated).
+    smoothing: "none" (frequencies after the longest context that was met), "add-k" (with k),
+    "interpolated" (Witten and Bell), "back-off" (absolute discounting) or "kneser-ney"
+    (modified, interpolated). An id takes as many bits as vocab_size - 1, at least one.
     Raises ValueError for an unknown smoothing, or if n ids do not fit into 64 bits.
     """
     SMOOTHINGS = ("none", "add-k", "interpolated", "back-off", "kneser-ney")

@@ -70,8 +70,10 @@ def penalise(scores: np.ndarray, previous: Iterable[int], penalty: float) -> np.
     Returns `scores` itself if none is moved. Raises ValueError if a previous token is not one
     of the V.
     """
+    if penalty == 1:
+        return scores
     seen = np.unique(np.fromiter(previous, dtype=np.int64))
-    if penalty == 1 or not len(seen):
+    if not len(seen):
         return scores
     if seen[0] < 0 or seen[-1] >= len(scores):
         wrong = seen[0] if seen[0] < 0 else seen[-1]
@@ -154,6 +156,10 @@ def draw(probabilities: np.ndarray, rng: np.random.Generator) -> int:
 
 def sample(logits: np.ndarray, rng: np.random.Generator, **options) -> int:
     """A token drawn from logits (V,). options: those of `process_logits`."""
+    if options.get("temperature") == 0 and options.get("repetition_penalty", 1) == 1:
+        check_options(**{name: options[name] for name in options if name != "previous"})
+        check_scores(np.asarray(logits))
+        return int(np.argmax(logits))  # the same token, without a table of probabilities
     return draw(process_logits(logits, **options), rng)
 
 # %% ../../nbs/transformer/sampling.ipynb #8e166f70

@@ -395,7 +395,7 @@ def progress(before: list[dict], total: int) -> Iterator[Callable]:
                TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[speed]}"))
     done, passed = len(before), sum(row["passed"] for row in before)
     written, begun = 0, time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=total, rate="passed  --.- %", speed="")
 
         def watch(tokens: int, rows: list[dict]) -> None:
