@@ -6,15 +6,15 @@
 __all__ = ['fetch_add', 'peek', 'put_word', 'pause', 'give_way', 'PAGE', 'CHUNK', 'put_half', 'THREADS', 'TOKENS', 'WANTED',
            'CHUNKS', 'LAYERS', 'WIDTH', 'HEADS', 'KV_HEADS', 'HEAD_DIM', 'INNER', 'GELU', 'COUNTER', 'PHASES',
            'TICKETS', 'POSITIONS', 'TABLES', 'CHOSEN', 'PAGES', 'ATTENTION', 'X', 'ROWS', 'ACTS', 'QKV', 'OUT',
-           'HIDDEN', 'PIECES', 'SCORES', 'LOGITS', 'ROW_SIZE', 'QKV_SIZE', 'OUT_SIZE', 'HIDDEN_SIZE', 'LOGITS_SIZE',
-           'NORM', 'OUTPUT', 'NORM_1', 'NORM_2', 'POST_1', 'POST_2', 'Q_NORM', 'K_NORM', 'BIAS', 'ANGLES', 'WINDOW',
-           'MATRICES', 'Q', 'K', 'V', 'O', 'GATE', 'UP', 'DOWN', 'W', 'GROUPS', 'BLOCKS', 'KERNEL', 'GROUP_SIZE',
-           'FLOATING', 'EPS', 'SCALE', 'CAP', 'OPEN', 'PARTS', 'emit_pause', 'emit_give_way', 'word_at', 'meet', 'keep',
-           'weigh', 'mask_ends', 'scale_scores', 'exponentials', 'attention_kernel', 'merge', 'normalise', 'turn',
-           'quantise_all', 'gate', 'share', 'call', 'product', 'rows_of', 'rows_ready', 'prepare', 'project',
-           'turn_and_keep', 'call_attention', 'window_start', 'attend_pieces', 'merge_pieces', 'add_to_stream',
-           'feed_forward', 'run_step', 'Team', 'stored', 'packed_size', 'matrix', 'Arena', 'place', 'Unsupported',
-           'check_supported', 'Engine', 'OutOfPages', 'Sequence', 'embed', 'EngineModel']
+           'HIDDEN', 'PIECES', 'SCORES', 'LOGITS', 'ROW_SIZE', 'ACT_SIZE', 'QKV_SIZE', 'OUT_SIZE', 'HIDDEN_SIZE',
+           'LOGITS_SIZE', 'NORM', 'OUTPUT', 'NORM_1', 'NORM_2', 'POST_1', 'POST_2', 'Q_NORM', 'K_NORM', 'BIAS',
+           'ANGLES', 'WINDOW', 'MATRICES', 'Q', 'K', 'V', 'O', 'GATE', 'UP', 'DOWN', 'W', 'GROUPS', 'BLOCKS', 'KERNEL',
+           'GROUP_SIZE', 'FLOATING', 'EPS', 'SCALE', 'CAP', 'OPEN', 'PARTS', 'emit_pause', 'emit_give_way', 'word_at',
+           'meet', 'keep', 'weigh', 'mask_ends', 'scale_scores', 'exponentials', 'attention_kernel', 'merge',
+           'normalise', 'turn', 'quantise_all', 'gate', 'share', 'call', 'product', 'rows_of', 'rows_ready', 'prepare',
+           'project', 'turn_and_keep', 'call_attention', 'window_start', 'attend_pieces', 'merge_pieces',
+           'add_to_stream', 'feed_forward', 'run_step', 'Team', 'stored', 'packed_size', 'matrix', 'Arena', 'place',
+           'Unsupported', 'check_supported', 'Engine', 'odd_lines', 'OutOfPages', 'Sequence', 'embed', 'EngineModel']
 
 # %% ../../nbs/inference/engine.ipynb #605587a4
 import os
@@ -274,7 +274,7 @@ def gate(h: int, up: int, first: int, last: int, gelu: int) -> None:
 (THREADS, TOKENS, WANTED, CHUNKS, LAYERS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, INNER, GELU,
  COUNTER, PHASES, TICKETS, POSITIONS, TABLES, CHOSEN, PAGES, ATTENTION,
  X, ROWS, ACTS, QKV, OUT, HIDDEN, PIECES, SCORES, LOGITS,
- ROW_SIZE, QKV_SIZE, OUT_SIZE, HIDDEN_SIZE, LOGITS_SIZE, NORM, OUTPUT) = range(35)
+ ROW_SIZE, ACT_SIZE, QKV_SIZE, OUT_SIZE, HIDDEN_SIZE, LOGITS_SIZE, NORM, OUTPUT) = range(36)
 NORM_1, NORM_2, POST_1, POST_2, Q_NORM, K_NORM, BIAS, ANGLES, WINDOW, MATRICES = range(10)
 Q, K, V, O, GATE, UP, DOWN = (MATRICES + 6 * i for i in range(7))  # noqa: E741
 W, GROUPS, BLOCKS, KERNEL, GROUP_SIZE, FLOATING = range(6)  # of a matrix
@@ -299,10 +299,15 @@ def call(typingctx, address, w, groups, blocks, x, x_stride, y, y_stride, tokens
 
 
 @njit
-def product(c, m, me: int, rows: int, acts: int, stride: int, y: int, size: int, tokens: int):
-    """This thread's rows of a product with matrix m; which rows these are."""
+def product(c, m, me: int, own: int, rows: int, row_size: int, y: int, size: int, tokens: int):
+    """This thread's rows of a product with matrix m; which rows these are.
+
+    own: the first token's place among the activations, float32 at `rows`, bytes at c[ACTS].
+    """
     first, last = share(m[GROUPS], me, c[THREADS])
-    x = rows if m[FLOATING] else acts
+    x, stride = c[ACTS] + c[ACT_SIZE] * own, c[ACT_SIZE]
+    if m[FLOATING]:
+        x, stride = rows + row_size * own, row_size
     call(m[KERNEL], m[W] + first * m[GROUP_SIZE], last - first, m[BLOCKS], x, stride,
          y + 64 * first, size, tokens)
     return LANES * first, LANES * last
@@ -310,12 +315,12 @@ def product(c, m, me: int, rows: int, acts: int, stride: int, y: int, size: int,
 # %% ../../nbs/inference/engine.ipynb #0b01da75
 @njit
 def rows_of(c, me: int) -> tuple[int, int, int]:
-    """The tokens whose rows this thread makes ready, and how far from their place.
+    """The tokens that this thread makes ready, first to last, and the place of token 0.
 
     A single token is made ready by all threads, each for itself, and none has to wait.
     """
     first, last = share(c[TOKENS], me, c[THREADS])
-    return (0, 1, c[ROW_SIZE] * me) if c[TOKENS] == 1 else (first, last, 0)
+    return (0, 1, me) if c[TOKENS] == 1 else (first, last, 0)
 
 
 @njit
@@ -330,7 +335,7 @@ def prepare(c, f, me: int, weight: int) -> None:
     """Norms of this thread's tokens, as float32 and as bytes."""
     first, last, own = rows_of(c, me)
     for t in range(first, last):
-        row, acts = c[ROWS] + c[ROW_SIZE] * t + own, c[ACTS] + c[ROW_SIZE] * t + own
+        row, acts = c[ROWS] + c[ROW_SIZE] * (own + t), c[ACTS] + c[ACT_SIZE] * (own + t)
         normalise(c[X] + 4 * c[WIDTH] * t, weight, f[EPS], c[WIDTH], row)
         quantise_all(row, c[WIDTH], acts)
 
@@ -340,8 +345,7 @@ def project(c, layer, me: int) -> None:
     """This thread's rows of queries, keys and values, with their biases."""
     y, (_, _, own) = c[QKV], rows_of(c, me)
     for m in (layer[Q:K], layer[K:V], layer[V:O]):
-        first, last = product(c, m, me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE], y,
-                              c[QKV_SIZE], c[TOKENS])
+        first, last = product(c, m, me, own, c[ROWS], c[ROW_SIZE], y, c[QKV_SIZE], c[TOKENS])
         if layer[BIAS]:
             for t in range(c[TOKENS]):
                 for i in range(4 * first, 4 * last, 64):
@@ -417,11 +421,11 @@ def merge_pieces(c, layer, me: int) -> None:
     for t in range(first, last):
         position = word(c[POSITIONS] + 8 * t)
         low = window_start(position, layer[WINDOW]) // CHUNK
-        row = c[ROWS] + c[ROW_SIZE] * t + own
+        row = c[ROWS] + c[ROW_SIZE] * (own + t)
         for h in range(heads):
             pieces = c[PIECES] + ((t * heads + h) * chunks + low) * size
             merge(pieces, position // CHUNK + 1 - low, size, d, row + 4 * d * h)
-        quantise_all(row, heads * d, c[ACTS] + c[ROW_SIZE] * t + own)
+        quantise_all(row, heads * d, c[ACTS] + c[ACT_SIZE] * (own + t))
 
 # %% ../../nbs/inference/engine.ipynb #014ba3df
 @njit
@@ -445,10 +449,10 @@ def add_to_stream(c, f, me: int, phase: int, first: int, last: int, post: int) -
 def feed_forward(c, layer, me: int, phase: int) -> tuple[int, int]:
     """Gate, up and down; which rows of the result are this thread's."""
     half, (_, _, own) = c[HIDDEN_SIZE] // 2, rows_of(c, me)
-    first, last = product(c, layer[GATE:UP], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
-                          c[HIDDEN], c[HIDDEN_SIZE], c[TOKENS])
-    product(c, layer[UP:DOWN], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
-            c[HIDDEN] + half, c[HIDDEN_SIZE], c[TOKENS])
+    first, last = product(c, layer[GATE:UP], me, own, c[ROWS], c[ROW_SIZE], c[HIDDEN],
+                          c[HIDDEN_SIZE], c[TOKENS])
+    product(c, layer[UP:DOWN], me, own, c[ROWS], c[ROW_SIZE], c[HIDDEN] + half,
+            c[HIDDEN_SIZE], c[TOKENS])
     for t in range(c[TOKENS]):
         gate(c[HIDDEN] + c[HIDDEN_SIZE] * t, half, first, last, c[GELU])
     meet(c[COUNTER], phase, c[THREADS])
@@ -457,11 +461,10 @@ def feed_forward(c, layer, me: int, phase: int) -> tuple[int, int]:
     for item in range(low, high):
         t, i = item // blocks, item % blocks
         quantise_all(c[HIDDEN] + c[HIDDEN_SIZE] * t + 128 * i, 32,
-                     c[ACTS] + c[ROW_SIZE] * t + BLOCK * i)
+                     c[ACTS] + c[ACT_SIZE] * t + BLOCK * i)
     meet(c[COUNTER], phase, c[THREADS])
-    down = layer[DOWN : DOWN + 6]
-    stride = c[HIDDEN_SIZE] if down[FLOATING] else c[ROW_SIZE]
-    return product(c, down, me, c[HIDDEN], c[ACTS], stride, c[OUT], c[OUT_SIZE], c[TOKENS])
+    return product(c, layer[DOWN : DOWN + 6], me, 0, c[HIDDEN], c[HIDDEN_SIZE], c[OUT],
+                   c[OUT_SIZE], c[TOKENS])
 
 # %% ../../nbs/inference/engine.ipynb #b0ca267c
 @njit(nogil=True, cache=FORCED is None)
@@ -481,8 +484,8 @@ def run_step(me: int, c: np.ndarray, layers: np.ndarray, f: np.ndarray) -> None:
         merge_pieces(c, layer, me)
         rows_ready(c, phase)
         _, _, own = rows_of(c, me)
-        first, last = product(c, layer[O:GATE], me, c[ROWS] + own, c[ACTS] + own, c[ROW_SIZE],
-                              c[OUT], c[OUT_SIZE], c[TOKENS])
+        first, last = product(c, layer[O:GATE], me, own, c[ROWS], c[ROW_SIZE], c[OUT],
+                              c[OUT_SIZE], c[TOKENS])
         add_to_stream(c, f, me, phase, first, last, layer[POST_1])
         meet(counter, phase, threads)
         prepare(c, f, me, layer[NORM_2])
@@ -494,10 +497,10 @@ def run_step(me: int, c: np.ndarray, layers: np.ndarray, f: np.ndarray) -> None:
     for i in range(first, last):
         row = c[ROWS] + c[ROW_SIZE] * i
         normalise(c[X] + 4 * c[WIDTH] * word(c[CHOSEN] + 8 * i), c[NORM], f[EPS], c[WIDTH], row)
-        quantise_all(row, c[WIDTH], c[ACTS] + c[ROW_SIZE] * i)
+        quantise_all(row, c[WIDTH], c[ACTS] + c[ACT_SIZE] * i)
     meet(counter, phase, threads)
     if c[WANTED]:
-        product(c, c[OUTPUT : OUTPUT + 6], me, c[ROWS], c[ACTS], c[ROW_SIZE], c[LOGITS],
+        product(c, c[OUTPUT : OUTPUT + 6], me, 0, c[ROWS], c[ROW_SIZE], c[LOGITS],
                 c[LOGITS_SIZE], c[WANTED])
     meet(counter, phase, threads)
 
@@ -740,19 +743,25 @@ def _load_model(self: Engine, state: Mapping) -> None:
 Engine._load = _load_model
 
 # %% ../../nbs/inference/engine.ipynb #be9947bd
+def odd_lines(size: int) -> int:
+    """At least `size` bytes: an odd number of cache lines, so that rows share out the cache."""
+    return 64 * (-(-size // 64) | 1)
+
+
 def _allocate(self: Engine) -> None:
     """Allocate everything that a step writes to."""
     c, threads = self.c, self.team.size
     tokens = max(self.max_tokens, threads)  # each thread has a row of its own
     head = 64 + 4 * c[HEAD_DIM]
     kv, group, pages = c[KV_HEADS], c[HEADS] // c[KV_HEADS], len(self.free)
-    c[ROW_SIZE] = 4 * max(c[WIDTH], c[INNER], c[HEADS] * c[HEAD_DIM])
+    numbers = max(c[WIDTH], c[INNER], c[HEADS] * c[HEAD_DIM])
+    c[ROW_SIZE], c[ACT_SIZE] = odd_lines(4 * numbers), odd_lines(BLOCK * numbers // 32)
     c[QKV_SIZE] = 64 * self.layers[0, [Q + GROUPS, K + GROUPS, V + GROUPS]].sum()
     c[OUT_SIZE] = 64 * self.layers[0, O + GROUPS]
     c[HIDDEN_SIZE] = 2 * 64 * self.layers[0, GATE + GROUPS]
     c[LOGITS_SIZE] = 64 * c[OUTPUT + GROUPS]
     self.chunks = -(-self.positions // CHUNK)
-    sizes = {ROWS: tokens * c[ROW_SIZE], ACTS: tokens * c[ROW_SIZE], QKV: tokens * c[QKV_SIZE],
+    sizes = {ROWS: tokens * c[ROW_SIZE], ACTS: tokens * c[ACT_SIZE], QKV: tokens * c[QKV_SIZE],
              OUT: tokens * c[OUT_SIZE], HIDDEN: tokens * c[HIDDEN_SIZE],
              PIECES: tokens * c[HEADS] * self.chunks * head,
              SCORES: threads * group * CHUNK * 4, PHASES: threads * 64,

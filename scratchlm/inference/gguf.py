@@ -208,13 +208,16 @@ def read_number(cursor: Cursor, dtype: str) -> int | float:
 
 def read_string(cursor: Cursor) -> str:
     """A length of 64 bits, and so many bytes of UTF-8. A vocabulary has 100,000 of them."""
-    cursor.check(1, 8, "numbers")
-    start = cursor.position + 8
-    length, cursor.position = int.from_bytes(cursor.view[start - 8 : start], "little"), start
-    cursor.check(length, 1, "bytes of text")
-    cursor.position = start + length
+    view, start = cursor.view, cursor.position + 8
+    if start > len(view):
+        cursor.check(1, 8, "numbers")  # fails, as does the next one
+    end = start + int.from_bytes(view[start - 8 : start], "little")
+    cursor.position = start
+    if end > len(view):
+        cursor.check(end - start, 1, "bytes of text")
+    cursor.position = end
     try:
-        return str(cursor.view[start : start + length], "utf-8")
+        return str(view[start:end], "utf-8")
     except UnicodeDecodeError:
         raise cursor.error("a text is not valid UTF-8; the file is damaged") from None
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'SUMS', 'SUM', 'WHOLE', 'BLOCK', 'quantise_block', 'SUPER', 'FLOATS', 'PACKED', 'PART', 'PAIRED', 'FORMATS',
            'WIDE', 'ORDER', 'AHEAD', 'emit_quantise', 'quantise_row', 'quantise_activations', 'side_by_side', 'field',
-           'low_halves', 'high_bits', 'arrange_simple', 'arrange_super', 'pack', 'emit_code', 'emit_four',
+           'low_halves', 'high_bits', 'arrange_simple', 'arrange_super', 'pack', 'emit_code', 'emit_four', 'emit_held',
            'emit_integers', 'to_float', 'halfs', 'simple', 'emit_q8_0', 'emit_loop', 'moved', 'small',
            'super_with_minima', 'emit_q6_k', 'floats', 'Format', 'nothing_yet', 'store_all', 'emit_prefetch',
            'add_block', 'kernel', 'PackedMatrix', 'requantised']
@@ -191,6 +191,17 @@ def emit_four(e: Emit, x: ir.Value, j: int) -> ir.Value:
     four = e.splat(e.number("i32", x, 4 * j), PART // 4)
     return e.builder.bitcast(four, e.vector("i8", PART))
 
+# %% ../../nbs/inference/quantised_kernels.ipynb #87465628
+def emit_held(e: Emit, sums: list[ir.Value]) -> list[ir.Value]:
+    """The sums of several tokens, all of them computed before anything that follows."""
+    if TIER != "avx2" or len(sums) == 1:
+        return sums
+    kinds = [v.type for v in sums]
+    nothing = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+    places = ",".join(["=x"] * len(sums) + [str(i) for i in range(len(sums))])  # registers
+    after = e.builder.asm(nothing, "", places, sums, side_effect=True)
+    return [e.builder.extract_value(after, i) for i in range(len(sums))]
+
 # %% ../../nbs/inference/quantised_kernels.ipynb #1180734b
 PAIRED = (0, 4, 1, 5, 2, 6, 3, 7)  # both halves of a register of nibbles, one after the other
 
@@ -207,6 +218,7 @@ def emit_integers(e: Emit, code: Callable, steps: Iterable[int], xs: list, most:
             for j in steps[first : first + most]:
                 codes = code(j, part)
                 sums = [e.dot(s, codes, emit_four(e, x, j)) for s, x in zip(sums, xs)]
+                sums = emit_held(e, sums)
             new = [e.widened(s, here) for s in sums]
             totals = [n if t is None else e.builder.add(t, n) for t, n in zip(totals, new)]
         found.append(totals)
@@ -247,6 +259,7 @@ def emit_q8_0(e: Emit, acc: list, w: ir.Value, xs: list) -> list:
         for j in range(8):
             codes = e.load("i8", PART, w, 32 + 64 * j + PART * part)
             sums = [e.dot_signed(s, codes, emit_four(e, x, j)) for s, x in zip(sums, xs)]
+            sums = emit_held(e, sums)
         found.append(sums)
     sums = found[0] if PART == 64 else [e.joined(*halves) for halves in zip(*found)]
     d = halfs(e, w, 0)
@@ -370,7 +383,7 @@ FORMATS = {
 }
 
 # %% ../../nbs/inference/quantised_kernels.ipynb #8c044d10
-WIDE = {"vnni": 8, "avx2": 2, "plain": 2}[TIER]  # tokens at a time
+WIDE = {"vnni": 8, "avx2": 4, "plain": 2}[TIER]  # tokens at a time
 ORDER = list(FORMATS)
 
 
@@ -438,7 +451,8 @@ def kernel(type: str) -> int:
     bytes from token to token; tokens.
     """
     if type not in _kernels:
-        _kernels[type] = _compile(ORDER.index(type), WIDE, *FORMATS[type][1:])
+        wide = WIDE // 2 if type in FLOATS else WIDE  # floats have two sums a token
+        _kernels[type] = _compile(ORDER.index(type), wide, *FORMATS[type][1:])
     return _kernels[type].address
 
 

@@ -811,9 +811,10 @@ def gguf_bytes(pre: str, tokens: list[str], merges: list[str], special: dict[str
     if pre not in GGUF_PATTERNS:
         raise ValueError(f"GGUF: the pre-tokenizer {pre!r} is not supported; known are "
                          f"{', '.join(GGUF_PATTERNS)}")
-    vocab = {from_printable(token): id for id, token in enumerate(tokens)}
-    pairs = [map(from_printable, merge.split(" ", 1)) for merge in merges]
-    pattern = GGUF_PATTERNS[pre]
+    known = {token: from_printable(token) for token in tokens}
+    pairs = [[known.get(part) or from_printable(part) for part in merge.split(" ", 1)]
+             for merge in merges]
+    vocab, pattern = {known[token]: id for id, token in enumerate(tokens)}, GGUF_PATTERNS[pre]
     return BPE(vocab, pairs, pattern, special, ignore_merges=pattern == LLAMA3_PATTERN, **rest)
 
 

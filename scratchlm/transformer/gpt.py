@@ -64,6 +64,7 @@ class GPTConfig:
         return cls(**{name: value for name, value in settings.items() if name in known})
 
 
+# What each of these must be, if a file mentions it:
 PLAIN = {"model_type": "gpt2", "scale_attn_weights": True, "add_cross_attention": False,
          "scale_attn_by_inverse_layer_idx": False}
 
@@ -123,11 +124,14 @@ class GPT(Module):
 
 # %% ../../nbs/transformer/gpt.ipynb #9e17b54b
 def present_names(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a GPT-2 file, old or new, under the names that `GPT` gives them."""
+    """The tensors of a GPT-2 file, old or new, under the names that `GPT` gives them.
+
+    Without the masks, which old files call `attn.bias` and `attn.masked_bias`.
+    """
     renamed = {}
     for name, array in state.items():
         if name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue  # the causal mask, which old files carry along
+            continue
         inside = name.startswith(("transformer.", "lm_head."))
         renamed[name if inside else f"transformer.{name}"] = array
     return renamed
@@ -158,7 +162,7 @@ GPT.from_pretrained, GPT.save_pretrained = classmethod(_from_pretrained), _save_
 
 # %% ../../nbs/transformer/gpt.ipynb #9e17b54d
 def gpt_parameters(config: GPTConfig) -> dict[str, int]:
-    """How many numbers each part of a `GPT` learns."""
+    """How many numbers a `GPT` learns in wte, wpe, blocks, ln_f and, if untied, lm_head."""
     c = config
     block = sum(block_parameters(c.n_embd, c.n_inner).values())
     untied = 0 if c.tie_word_embeddings else c.vocab_size * c.n_embd
@@ -167,9 +171,10 @@ def gpt_parameters(config: GPTConfig) -> dict[str, int]:
 
 
 def gpt_flops(config: GPTConfig, length: int) -> dict[str, float]:
-    """Operations of all products for one token, forward and backward, by part of the model.
+    """Operations of all products for one token, forward and backward.
 
-    length: of the sequences; a token sees (length + 1) / 2 positions on average.
+    length: of the sequences; a token sees (length + 1) / 2 positions on average. Returns those
+    of blocks, of attention (scores and mixing, not among the blocks') and of lm_head.
     """
     c = config
     block = block_flops(c.n_embd, (length + 1) / 2, c.n_inner)
@@ -225,8 +230,8 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # from malloc.h
     mallopt(trim_threshold, 1 << 30)
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(arena_max, 1)  # one place for all threads: what one freed, another can use
+    mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25)  # older: no more
+    mallopt(arena_max, 1)
 
 # %% ../../nbs/transformer/gpt.ipynb #023d8855
 def _reseed(model: Module, twins: list[Module]) -> None:
@@ -264,9 +269,10 @@ class ParallelLoss:
 
     loss_fn(model, batch): the mean of something over the examples of `batch`, a tuple of
     arrays. shares: how many parts a batch is cut into. threads: how many are worked on at a
-    time, by default one a core. The numbers depend on `shares` only. For models without
-    buffers that training changes. Products of matrices get one thread each until `close`, or
-    the end of a `with` block. Raises ValueError for a batch with fewer examples than shares.
+    time, by default one a core. The numbers depend on `shares` only. `twins` has the models
+    that compute them. For models without buffers that training changes. Products of matrices
+    get one thread each until `close`, or the end of a `with` block.
+    Raises ValueError for a batch with fewer examples than shares.
     """
     def __init__(self, loss_fn: Callable, shares: int = 2, threads: int | None = None):
         threads = min(shares, os.cpu_count() or 1) if threads is None else threads
@@ -297,7 +303,7 @@ class ParallelLoss:
 
 # %% ../../nbs/transformer/gpt.ipynb #91776c0d
 def _prepare(self: ParallelLoss, model: Module) -> None:
-    """See to it that there are threads, and that the twins are like `model` as it is now."""
+    """Have threads, products and memory that suit them, and twins like `model` as it is now."""
     if self.pool is None:
         keep_freed_memory()
         self.blas_before = set_blas_threads(1)
