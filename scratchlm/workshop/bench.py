@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'READINGS', 'TRAININGS', 'NO_DROPOUT', 'ENGINE_MODELS', 'ENGINE_RUNS', 'CLIENTS', 'SECONDS', 'WORDS',
            'QUESTIONS', 'Timings', 'no_garbage_collection', 'time_calls', 'interleave', 'processor', 'machine', 'peer',
-           'Row', 'benchmark', 'compare', 'duration', 'run_benchmarks', 'chain', 'constants', 'perceptron', 'mixed',
-           'forward_and_backward', 'tensor_benchmark', 'other_process', 'smollm2', 'our_reading', 'torch_reading',
-           'decode_benchmark', 'new_gpt', 'made_up_batches', 'our_training', 'one_step', 'torch_gpt', 'torch_training',
-           'torch_step', 'noting', 'train_benchmark', 'engine_step', 'llama_cpp_step', 'engine_benchmark', 'served',
-           'ask_server', 'Load', 'one_answer', 'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
+           'Row', 'benchmark', 'compare', 'duration', 'table_of', 'run_benchmarks', 'keep_results', 'results_file',
+           'measured', 'chain', 'constants', 'perceptron', 'mixed', 'forward_and_backward', 'tensor_benchmark',
+           'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark', 'new_gpt', 'made_up_batches',
+           'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step', 'noting', 'train_benchmark',
+           'engine_step', 'llama_cpp_step', 'engine_benchmark', 'served', 'ask_server', 'Load', 'one_answer',
+           'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
 
 # %% ../../nbs/workshop/bench.ipynb #46402ba5
 import gc
@@ -26,8 +27,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from inspect import signature
+from pathlib import Path
 from statistics import median, quantiles
 
 import numpy as np
@@ -172,29 +174,69 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 # %% ../../nbs/workshop/bench.ipynb #8c92eee8
-def run_benchmarks(names: Iterable[str] = (), console: Console | None = None) -> bool:
+def table_of(rows: Iterable[tuple[str, Row]], caption: str) -> Table:
+    """A table of (benchmark, row)."""
+    table = Table(caption=caption, caption_justify="left")
+    for title in ("benchmark", "what", "ours", "peer", "ratio", "half of rounds", "limit"):
+        table.add_column(title, justify="left" if title in ("benchmark", "what") else "right")
+    for name, row in rows:
+        middle, low, high = row.ratio
+        verdict = "kept" if row.kept else "EXCEEDED"
+        limit = "" if row.limit is None else f"{row.limit:.3g} {verdict}"
+        table.add_row(name, row.what, duration(row.ours), f"{row.peer} {duration(row.theirs)}",
+                      f"{middle:.2f}", f"{low:.2f}–{high:.2f}", limit)
+    return table
+
+
+def run_benchmarks(names: Iterable[str] = (), console: Console | None = None,
+                   save: Path | None = None) -> bool:
     """Run the named benchmarks, or all, print a table, and say whether all limits were kept.
 
-    Raises ValueError for a name that is not on the list, ImportError if a peer is missing.
+    save: a file that keeps the results for `measured`. Raises ValueError for a name that is
+    not on the list, ImportError if a peer is missing.
     """
     names = list(names) or list(BENCHMARKS)
     for name in names:
         if name not in BENCHMARKS:
             known = ", ".join(sorted(BENCHMARKS))
             raise ValueError(f"bench: there is no benchmark {name!r}; there are: {known}")
-    rows = [(name, row) for name in names for row in BENCHMARKS[name]()]
-    console = console or Console()
-    table = Table(caption=machine(), caption_justify="left")
-    for title in ("benchmark", "what", "ours", "peer", "ratio", "half of rounds", "limit"):
-        table.add_column(title, justify="left" if title in ("benchmark", "what") else "right")
-    for name, row in rows:
-        middle, low, high = row.ratio
-        verdict = "kept" if row.kept else "EXCEEDED"
-        limit = "" if row.limit is None else f"{row.limit:g} {verdict}"
-        table.add_row(name, row.what, duration(row.ours), f"{row.peer} {duration(row.theirs)}",
-                      f"{middle:.2f}", f"{low:.2f}–{high:.2f}", limit)
-    console.print(table)
+    rows = []
+    for name in names:
+        found = list(BENCHMARKS[name]())
+        rows += [(name, row) for row in found]
+        if save:
+            keep_results(save, name, found)
+    (console or Console()).print(table_of(rows, machine()))
     return all(row.kept for _, row in rows)
+
+# %% ../../nbs/workshop/bench.ipynb #11c668aa
+def keep_results(path: Path, name: str, rows: list[Row]) -> None:
+    """Put a benchmark's rows into the file of results, in the place of older ones."""
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    kept[name] = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+    new = path.with_suffix(".new")
+    text = json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False)
+    new.write_text(text + "\n", "utf-8")
+    os.replace(new, path)
+
+
+def results_file() -> Path:
+    """Where the book keeps results."""
+    tree = importlib.import_module("scratchlm.workshop.tree")
+    return tree.find_root() / "nbs" / "measured.json"
+
+
+def measured(name: str, path: Path | None = None) -> list[Row]:
+    """Print the kept results of a benchmark, and return its rows. Raises ValueError if none."""
+    path = path or results_file()
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if name not in kept:
+        raise ValueError(f"bench: {path.name} holds no results of {name!r}; run: scratchlm "
+                         f"bench {name} --save")
+    rows = [Row(**row | {"ratio": tuple(row["ratio"])}) for row in kept[name]["rows"]]
+    console = Console(width=96, force_jupyter=False, force_terminal=False)
+    console.print(table_of([(name, row) for row in rows], kept[name]["machine"]))
+    return rows
 
 # %% ../../nbs/workshop/bench.ipynb #56089514
 def chain(x, y, *_):

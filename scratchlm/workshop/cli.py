@@ -190,21 +190,24 @@ def learn(
     raise typer.Exit(learn(id, where, check_it=check, force=force))
 
 # %% ../../nbs/workshop/cli.ipynb #d137ca1c
-@app.command(epilog=examples("bench", "bench tensor"))
+@app.command(epilog=examples("bench", "bench tensor", "bench engine --save"))
 def bench(
     names: Annotated[
         list[str] | None, Argument(help="Which benchmarks; all if left out.")
     ] = None,
+    save: Annotated[
+        bool, Option("--save", help="Keep the results in the book, nbs/measured.json.")
+    ] = False,
 ):
     """Measure how fast this library is beside others, and whether it keeps its limits."""
-    from scratchlm.workshop.bench import BENCHMARKS, run_benchmarks
+    from scratchlm.workshop.bench import BENCHMARKS, results_file, run_benchmarks
 
     for name in names or ():
         if name not in BENCHMARKS:
             raise typer.BadParameter(
                 f"no benchmark {name!r}; there are: {', '.join(sorted(BENCHMARKS))}"
             )
-    if not run_benchmarks(names or ()):
+    if not run_benchmarks(names or (), save=results_file() if save else None):
         raise typer.Exit(1)
 
 # %% ../../nbs/workshop/cli.ipynb #c2677655
