@@ -383,11 +383,21 @@ class Fitting:
     def is_complete(self) -> bool:
         return self.constraint.is_complete
 
+    @property
+    def plenty(self) -> bool:
+        """Whether so many tokens are left that nobody need think of the end."""
+        c = self.constraint
+        return c.ended or self.left > 200 + 4 * min(stack.far for stack in c.stacks)
+
+    def allows(self, id: int) -> bool:
+        """Whether token `id` may come next."""
+        return self.constraint.allows(id) if self.plenty else bool(self.mask()[id])
+
     def mask(self) -> np.ndarray:
         """Which tokens may come next: bool (V,)."""
         c = self.constraint
-        if c.ended or self.left > 200 + 4 * min(stack.far for stack in c.stacks):
-            return c.mask()  # plenty are left
+        if self.plenty:
+            return c.mask()
         way = c.closing()
         if len(way) + 16 <= self.left:
             return c.mask()

@@ -113,8 +113,9 @@ def _submit(self: Batcher, ids: Iterable[int], max_new_tokens: int = 256, *,
             repetition_penalty: float = 1.0) -> Request:
     """Ask for a text to be continued, by at most max_new_tokens. From any thread.
 
-    constraint: has mask(), bool (V,), advance(id) and is_complete. logprobs: of how many of the
-    likeliest tokens to note the log-probability at each step. The others: see `generate`.
+    constraint: has mask(), bool (V,), allows(id), advance(id), is_complete. logprobs: of how
+    many of the likeliest tokens to note the log-probability at each step. The others: see
+    `generate`.
     Raises ValueError for what can never be done.
     """
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -327,18 +328,26 @@ def choose(requests: list[Request], scores: np.ndarray) -> list[int | Exception]
 
 # %% ../../nbs/inference/batching.ipynb #be8e8b5a
 def _choose_one(request: Request, row: np.ndarray) -> int:
-    if request.constraint is not None:
-        mask = request.constraint.mask()
-        if not mask.any() and request.constraint.is_complete:
-            return -1
-        allowed = np.zeros(len(row), bool)
-        allowed[: len(mask)] = mask[: len(row)]
-        row = np.where(allowed, row, np.float32(-np.inf))
-    check_scores(row)
-    row = penalise(row, request.seen or (), request.options["repetition_penalty"])
-    id = draw_quickly(row, request.rng, **request.options)
-    if request.constraint is not None:
-        request.constraint.advance(id)
+    def draw(row):
+        check_scores(row)
+        moved = penalise(row, request.seen or (), request.options["repetition_penalty"])
+        return draw_quickly(moved, request.rng, **request.options)
+
+    constraint = request.constraint
+    if constraint is None:
+        return draw(row)
+    if not any(request.options[name] for name in ("top_k", "top_p", "min_p")):
+        id = draw(row)  # and ask afterwards: most of the time there is no need for a mask
+        if constraint.allows(id):
+            constraint.advance(id)
+            return id
+    mask = constraint.mask()
+    if not mask.any() and constraint.is_complete:
+        return -1
+    allowed = np.zeros(len(row), bool)
+    allowed[: len(mask)] = mask[: len(row)]
+    id = draw(np.where(allowed, row, np.float32(-np.inf)))
+    constraint.advance(id)
     return id
 
 # %% ../../nbs/inference/batching.ipynb #fe2a2cb5
