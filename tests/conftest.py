@@ -11,6 +11,26 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 NO_BROWSER = "NO CHROMIUM: the book was not seen in a browser. Install chromium, or set CHROMIUM to its path."
 
 
+def pytest_addoption(parser):
+    """--but-grants, for who has just run 'scratchlm tree --run --verify'."""
+    parser.addoption("--but-grants", action="store_true", help="leave out what earns grants")
+
+
+def pytest_configure(config):
+    """Find those files: the tree runs them with their chapters."""
+    config.granted = set()
+    if config.getoption("--but-grants"):
+        from scratchlm.workshop.tree import read_tree
+
+        tests = {test for tech in read_tree(ROOT).techs.values() for test in tech.grants.values()}
+        config.granted = {ROOT / test for test in tests if test.endswith(".py")}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave them out."""
+    return collection_path in config.granted or None
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the clone."""
