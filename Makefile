@@ -84,8 +84,7 @@ $(VENV)/.exported: $(VENV)/.book $(wildcard nbs/*.* nbs/*/*.ipynb scratchlm/*.py
 
 # What the chapters read and load; fetched once, and kept in the user's cache.
 data: $(VENV)/.dev
-	$(RUN) pull corpus digits smollm2-135m >/dev/null
-	$(PY) -c 'from scratchlm.scale.data_collection import collect; from scratchlm.workshop.evaluate import pull_humaneval; collect(), pull_humaneval()'
+	$(RUN) pull corpus code digits humaneval smollm2-135m >/dev/null
 
 rules: $(VENV)/.check
 	$(RUN) check

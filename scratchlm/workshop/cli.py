@@ -223,7 +223,9 @@ def show_models() -> None:
         here = (cache_folder() / "models" / name / model.file).exists()
         table.add_row(name, model.about, "yes" if here else "")
     table.add_row("corpus", "Python source of 27 libraries, 13 MB: what the chapters read", "")
+    table.add_row("code", "Python source of 81 packages, 32 MB, with all licences", "")
     table.add_row("digits", "1,797 handwritten digits", "")
+    table.add_row("humaneval", "164 problems by which models of code are compared", "")
     table.add_row("org/name", "any repository on the hub; org/name:file for one file", "")
     Console().print(table)
 

