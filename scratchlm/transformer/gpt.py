@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'GPTConfig', 'GPTModel', 'GPT', 'present_names', 'gpt_parameters', 'gpt_flops', 'twin', 'set_blas_threads',
-           'keep_freed_memory', 'ParallelLoss']
+           'one_blas_thread', 'keep_freed_memory', 'examples', 'ParallelLoss']
 
 # %% ../../nbs/transformer/gpt.ipynb #42eefeeb
 import copy
 import ctypes
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, partial
 from pathlib import Path
@@ -221,6 +222,17 @@ def set_blas_threads(count: int) -> int | None:
     set_(count)
     return before
 
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """A block in which each of NumPy's matrix products uses one thread."""
+    before = set_blas_threads(1)
+    try:
+        yield
+    finally:
+        if before is not None:
+            set_blas_threads(before)
+
 # %% ../../nbs/transformer/gpt.ipynb #667e155d
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed, for the next array. Does nothing but on glibc."""
@@ -264,36 +276,37 @@ def _added(gradients: tuple, factor: np.ndarray) -> np.ndarray | None:
     return total if total is None or factor == 1 else total * factor
 
 # %% ../../nbs/transformer/gpt.ipynb #bcc80cd2
+def examples(batch: tuple) -> int:
+    """How many examples a batch has: the length of its first array."""
+    return len(batch[0])
+
+
 class ParallelLoss:
     """A loss function that computes shares of each batch side by side, in threads.
 
-    loss_fn(model, batch): the mean of something over the examples of `batch`, a tuple of
-    arrays. shares: how many parts a batch is cut into. threads: how many are worked on at a
-    time, by default one a core. The numbers depend on `shares` only. `twins` has the models
-    that compute them. For models without buffers that training changes. Products of matrices
-    get one thread each until `close`, or the end of a `with` block.
-    Raises ValueError for a batch with fewer examples than shares.
+    loss_fn(model, batch): a mean of something over `batch`, a tuple of arrays. shares: how many
+    parts a batch is cut into. threads: how many are worked on at a time, by default one a core.
+    count(batch): how many terms the mean has; a share without any is left out. The numbers
+    depend on `shares` only. `twins` has the models that compute them. For models without
+    buffers that training changes. Meanwhile each matrix product has one thread.
+    Raises ValueError for a batch with fewer examples than shares, or without a term.
     """
-    def __init__(self, loss_fn: Callable, shares: int = 2, threads: int | None = None):
+    def __init__(self, loss_fn: Callable, shares: int = 2, threads: int | None = None,
+                 count: Callable = examples):
         threads = min(shares, os.cpu_count() or 1) if threads is None else threads
         if shares < 1 or threads < 1:
             raise ValueError(f"ParallelLoss: {shares} shares and {threads} threads; there must "
                              "be at least one of each")
-        self.loss_fn, self.shares, self.threads = loss_fn, shares, threads
-        self.model, self.parameters, self.twins = None, (), []
-        self.pool, self.blas_before = None, None
+        self.loss_fn, self.shares, self.threads, self.count = loss_fn, shares, threads, count
+        self.model, self.parameters, self.twins, self.pool = None, (), [], None
 
     def __call__(self, model: Module, batch: tuple) -> Tensor:
-        count = len(batch[0])
-        if count < self.shares:
-            raise ValueError(f"ParallelLoss: a batch of {count} cannot be cut into "
-                             f"{self.shares} shares; pass fewer shares or larger batches")
+        parts, weights = zip(*self.cut(batch))
         self.prepare(model)
-        parts = list(zip(*(np.array_split(array, self.shares) for array in batch)))
-        weights = [len(part[0]) / count for part in parts]
         wanted = record(np.zeros(()), self.parameters, None).requires_grad
         work = partial(_share, self.loss_fn, wanted)
-        losses, gradients = zip(*self.pool.map(work, self.twins, parts, weights))
+        with one_blas_thread():
+            losses, gradients = zip(*self.pool.map(work, self.twins, parts, weights))
 
         def backward(grad):
             return tuple(_added(each, grad) for each in zip(*gradients, strict=True))
@@ -302,11 +315,23 @@ class ParallelLoss:
         return record(np.asarray(sum(losses), dtype), self.parameters, backward)
 
 # %% ../../nbs/transformer/gpt.ipynb #91776c0d
+def _cut(self: ParallelLoss, batch: tuple) -> list[tuple[tuple, float]]:
+    """The shares of a batch that count, and the part of its terms that each has."""
+    if examples(batch) < self.shares:
+        raise ValueError(f"ParallelLoss: a batch of {examples(batch)} cannot be cut into "
+                         f"{self.shares} shares; pass fewer shares or larger batches")
+    parts = list(zip(*(np.array_split(array, self.shares) for array in batch)))
+    counts = [self.count(part) for part in parts]
+    if not sum(counts):
+        raise ValueError("ParallelLoss: nothing in this batch counts, so its loss is a mean of "
+                         "nothing; leave the batch out")
+    return [(part, n / sum(counts)) for part, n in zip(parts, counts) if n]
+
+
 def _prepare(self: ParallelLoss, model: Module) -> None:
     """Have threads, products and memory that suit them, and twins like `model` as it is now."""
     if self.pool is None:
         keep_freed_memory()
-        self.blas_before = set_blas_threads(1)
         self.pool = ThreadPoolExecutor(self.threads)
     if model is not self.model:
         self.model, self.parameters = model, tuple(model.parameters())
@@ -323,14 +348,12 @@ def _prepare(self: ParallelLoss, model: Module) -> None:
 
 
 def _close(self: ParallelLoss) -> None:
-    """End the threads, and give the matrix products back theirs."""
+    """End the threads."""
     if self.pool is not None:
         self.pool.shutdown()
         self.pool = None
-        if self.blas_before is not None:
-            set_blas_threads(self.blas_before)
 
 
-ParallelLoss.prepare, ParallelLoss.close = _prepare, _close
+ParallelLoss.cut, ParallelLoss.prepare, ParallelLoss.close = _cut, _prepare, _close
 ParallelLoss.__enter__ = lambda self: self
 ParallelLoss.__exit__ = lambda self, *error: self.close()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'END_OF_TEXT', 'RecipeError', 'Recipe', 'read_recipe', 'check_recipe', 'read_texts', 'prepare', 'claim',
-           'write_text', 'make_trainer', 'train', 'Keeper']
+           'write_text', 'make_trainer', 'train', 'resume', 'read_log', 'Keeper']
 
 # %% ../../nbs/workshop/train.ipynb #4cdebf1f
 import json
@@ -203,15 +203,10 @@ def train(recipe: Recipe, fresh: bool = False) -> Path:
 
     Ctrl-C stops after the current step and leaves a checkpoint; the same call resumes.
     """
-    from scratchlm.transformer.checkpoint import load_checkpoint
-
     out = claim(recipe, fresh)
     tokenizer, train_ids, valid_ids, n_bytes = prepare(recipe, out)
     trainer = make_trainer(recipe, tokenizer.vocab_size, train_ids, valid_ids, n_bytes)
-    checkpoint = out / "checkpoint.safetensors"
-    if checkpoint.exists():
-        load_checkpoint(checkpoint, trainer)
-        print(f"resuming at step {trainer.step}")
+    resume(out, trainer)
     size = trainer.model.num_parameters()
     print(f"{size / 1e6:.2f}M parameters, {len(train_ids):,} tokens, to step {recipe.steps}")
     trainer.callbacks.append(Keeper(out, recipe.save_every))
@@ -222,6 +217,22 @@ def train(recipe: Recipe, fresh: bool = False) -> Path:
     done = "trained" if trainer.step >= recipe.steps else "stopped; the same command resumes"
     print(f"step {trainer.step}: {figures}; {done}: {out}")
     return out
+
+# %% ../../nbs/workshop/train.ipynb #abde9a34
+def resume(out: Path, trainer) -> None:
+    """Put a trainer where the run in a folder stood, its history included, if it is there."""
+    from scratchlm.transformer.checkpoint import load_checkpoint
+
+    if not (out / "checkpoint.safetensors").exists():
+        return
+    load_checkpoint(out / "checkpoint.safetensors", trainer)
+    trainer.history = [entry for entry in read_log(out) if entry["step"] <= trainer.step]
+    print(f"resuming at step {trainer.step}")
+
+
+def read_log(out: Path) -> list[dict]:
+    """What a run wrote down, a dict for each step."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
 
 # %% ../../nbs/workshop/train.ipynb #93af67c4
 class Keeper:
