@@ -32,6 +32,8 @@ from scratchlm.workshop.tree import (
 TOOLS = {  # for cells that show and test
     "scratchlm.workshop.figure": "gives plots the house style",
     "scratchlm.workshop.bench": "times two things fairly",
+    "scratchlm.workshop.tasks": "makes requests for programs, with answers and tests",
+    "scratchlm.workshop.coder": "knows how the book's own model was made",
     "hypothesis": "makes random inputs for property tests",
     "pytest": "asserts that bad input raises the right error",
 }
