@@ -223,13 +223,20 @@ def timed(pieces: Iterable[str], console: Console) -> Iterator[str]:
 # %% ../../nbs/workshop/chat.ipynb #27e9dff9
 def chat_command(name: str, question: str | None, system: str, **sampling) -> None:
     """What `scratchlm chat` does."""
+    from scratchlm.workshop.tiny import BUNDLED, careful
+
     if question is None and not sys.stdin.isatty():
         question = sys.stdin.read().strip()
         if not question:
             raise ChatError("there is nothing to answer: the input is empty")
     console, lm = Console(), load_with_notice(name)
 
+    def checked(messages):  # the tiny model knows no conversations, and tries its answers
+        yield careful(lm, messages[-1:], **sampling)
+
     def ask(messages):
+        if name in BUNDLED:
+            return checked(messages)
         return lm.chat(messages, stream=True, **sampling)
 
     if question is not None:

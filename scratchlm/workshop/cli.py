@@ -219,6 +219,7 @@ def show_models() -> None:
     from scratchlm.workshop.pull import MODELS, cache_folder
 
     table = Table("name", "what", "here")
+    table.add_row("tiny", "the book's own model, 4.5M parameters, in the package", "yes")
     for name, model in MODELS.items():
         here = (cache_folder() / "models" / name / model.file).exists()
         table.add_row(name, model.about, "yes" if here else "")
@@ -246,13 +247,15 @@ def pull(
         print(pull(name))
 
 # %% ../../nbs/workshop/cli.ipynb #84532f96
-MODEL = Option("--model", "-m", help="A name of `scratchlm pull`, a .gguf file, or a folder.")
+MODEL = Option("--model", "-m",
+               help="tiny, a name of `scratchlm pull`, a .gguf file, or a folder.")
 LIMIT = Option("--max-tokens", min=1, help="The most that it may write.")
 HEAT = Option("--temperature", min=0.0, help="0 always takes the likeliest token.")
 SEED = Option("--seed", help="Makes chance repeatable.")
 
 
 @app.command(epilog=examples("chat", "chat 'Reverse a string in Python'",
+                             "chat --model tiny 'the largest number of a list'",
                              "chat --model smollm2-135m --system 'Be brief.'"))
 def chat(
     question: Annotated[str | None, Argument(help="Asked once; else a conversation.")] = None,
@@ -312,7 +315,8 @@ def serve(
 
 # %% ../../nbs/workshop/cli.ipynb #fb74365c
 @app.command(epilog=examples("train", "train recipe.toml", "train --data corpus --steps 500",
-                             "train recipe.toml --steps 2000 --out runs/longer"))
+                             "train recipe.toml --steps 2000 --out runs/longer",
+                             "train recipes/coder-tiny.toml"))
 def train(
     recipe: Annotated[
         Path | None, Argument(help="A TOML file of settings; the options below override it.")
@@ -333,8 +337,15 @@ def train(
     ] = None,
     seed: Annotated[int | None, SEED] = None,
     fresh: Annotated[bool, Option("--fresh", help="Start over instead of resuming.")] = False,
+    engine: Annotated[
+        str, Option("--engine", help="numpy, or torch, for whole recipes.")
+    ] = "numpy",
 ):
-    """Train a small GPT. Ctrl-C leaves a valid checkpoint; the same command resumes."""
+    """Train a small GPT, or a model by a whole recipe.
+
+    Ctrl-C leaves a valid checkpoint; the same command resumes.
+    """
+    from scratchlm.workshop import coder
     from scratchlm.workshop.train import read_recipe, train
 
     given = {
@@ -343,14 +354,23 @@ def train(
         "vocab_size": vocab_size, "seed": seed,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
-    train(read_recipe(recipe, chosen), fresh=fresh)
+    if recipe is None or not coder.is_whole(recipe):
+        train(read_recipe(recipe, chosen), fresh=fresh)
+    elif chosen.keys() - {"out"}:
+        raise typer.BadParameter(f"{recipe} decides everything; with it go --out and --fresh")
+    else:
+        if engine not in ("numpy", "torch"):
+            raise typer.BadParameter(f"no engine {engine!r}; there are numpy and torch")
+        coder.run(coder.read_recipe(recipe, out), fresh, engine)
 
 # %% ../../nbs/workshop/cli.ipynb #c89acfbb
 @app.command("eval", epilog=examples(
     "eval humaneval", "eval humaneval --limit 20 --model smollm2-135m",
-    "eval humaneval --samples 10 --temperature 0.8 --out runs/ten.jsonl"))
+    "eval humaneval --samples 10 --temperature 0.8 --out runs/ten.jsonl",
+    "eval requests --model tiny"))
 def evaluate(
-    suite: Annotated[str, Argument(help="Which problems: humaneval.")],
+    suite: Annotated[str, Argument(
+        help="Which problems: humaneval, requests, compositions or phrasings.")],
     model: Annotated[str, MODEL] = "qwen2.5-coder-0.5b",
     limit: Annotated[int | None, Option("--limit", min=1, help="The first so many.")] = None,
     samples: Annotated[
@@ -364,11 +384,9 @@ def evaluate(
     batch: Annotated[int, Option("--batch", min=1, help="Answers written at once.")] = 16,
 ):
     """Have a model write programs, and count how many pass their tests; may be resumed."""
-    from scratchlm.workshop.evaluate import humaneval_command
+    from scratchlm.workshop.evaluate import eval_command
 
-    if suite != "humaneval":
-        raise typer.BadParameter(f"no evaluation {suite!r}; there is: humaneval")
-    humaneval_command(model, limit, samples, temperature, max_tokens, out, batch)
+    eval_command(suite, model, limit, samples, temperature, max_tokens, out, batch)
 
 # %% ../../nbs/workshop/cli.ipynb #2293e553
 def complain(*lines: str) -> None:

@@ -260,12 +260,15 @@ def load_folder(folder: Path, name: str, tier: str | None = None) -> LM:
 def load(name: str | Path, tier: str | None = None) -> LM:
     """A language model, ready to use.
 
-    name: a model of `scratchlm pull` (fetched on first use), a .gguf file, a folder with
-    safetensors or a file in it, or a repository on the hub ("org/name", "org/name:file.gguf").
+    name: "tiny", which is in the package, a model of `scratchlm pull` (fetched on first use), a
+    .gguf file, a folder with safetensors or a file in it, or a repository on the hub
+    ("org/name", "org/name:file.gguf").
     tier: how it computes, "numpy" or "fast"; None takes the one that suits.
     Raises LMError for a tier that is not possible, PullError or OSError if the model cannot be
     had.
     """
+    from scratchlm.workshop.tiny import BUNDLED, bundled
+
     if tier not in (None, *TIERS):
         raise LMError(f"load: tier must be one of {', '.join(TIERS)}, or None, not {tier!r}")
     path = Path(name).expanduser()
@@ -274,7 +277,7 @@ def load(name: str | Path, tier: str | None = None) -> LM:
         file = path.suffix in (".gguf", ".safetensors") and ":" not in str(name)
         if file or path.is_absolute() or str(name)[:1] in ".~" or len(path.parts) > 2:
             raise FileNotFoundError(2, "there is no such file or folder", str(name))
-        path = pull(str(name))
+        path = bundled(str(name)) if str(name) in BUNDLED else pull(str(name))
     if path.is_dir():
         return load_folder(path, short, tier)
     if path.suffix == ".safetensors":

@@ -35,7 +35,8 @@ def serving(root):
     def serve(folder, load=None):
         with listen(0) as taken:
             page = root / "nbs" / "theme" / "chat.html"
-            server = make_server(make_app(folder, Assistant("smollm2-135m", load), page))
+            models = (Assistant(name, load) for name in ("smollm2-135m", "tiny-words"))
+            server = make_server(make_app(folder, page, *models))
             thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[taken])))
             thread.start()
             yield f"http://127.0.0.1:{taken.getsockname()[1]}"

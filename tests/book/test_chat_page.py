@@ -97,6 +97,20 @@ def test_a_new_chat_forgets(chat, words):
     assert [len(messages) for messages in words.asked] == [1, 1]
 
 
+def test_another_model_can_be_chosen(chat, words):
+    say(chat, "Reverse a string")
+    chat.get_by_role("button", name="Send").wait_for()
+    choice = chat.get_by_label("Model")
+    assert choice.input_value() == "smollm2-135m"
+    choice.select_option("tiny-words")
+    assert chat.locator(".turn").count() == 0
+    say(chat, "Reverse it")
+    chat.get_by_text("tiny-words: ").wait_for()
+    chat.get_by_role("button", name="Send").wait_for()
+    assert choice.input_value() == "tiny-words" and len(words.asked[-1]) == 1
+    assert not chat.wrong
+
+
 def test_it_fits_on_a_phone(real, serving, words, open_page):
     with serving(real, lambda name: words) as url:
         page = open_page(width=390, color_scheme="dark")

@@ -64,9 +64,21 @@ def python(dist, tmp_path_factory, environment):
 def test_the_wheel_holds_the_library_alone(dist):
     names = zipfile.ZipFile(next(dist.glob("*.whl"))).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"scratchlm"}
-    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "scratchlm").rglob("*.py")}
-    assert {name for name in names if not name.split("/")[0].endswith(".dist-info")} == wanted
+    models = ROOT / "scratchlm" / "models"
+    files = [*(ROOT / "scratchlm").rglob("*.py"), *(path for path in models.rglob("*") if path.is_file())]
+    assert {name for name in names if not name.split("/")[0].endswith(".dist-info")} == {
+        str(path.relative_to(ROOT)) for path in files
+    }
     assert any(name.endswith("/LICENSE") for name in names)
+
+
+def test_the_wheel_is_small_and_brings_a_model(dist, python, environment, tmp_path):
+    assert next(dist.glob("*.whl")).stat().st_size < 8e6
+    code = (
+        "import scratchlm; lm = scratchlm.load('tiny'); "
+        "print(lm.chat([{'role': 'user', 'content': 'def is_even(n)'}]))"
+    )
+    assert "def is_even" in run(python, "-I", "-c", code, cwd=tmp_path, env=environment).stdout
 
 
 def test_the_source_distribution_can_be_built_from(dist):
