@@ -14,12 +14,13 @@ import random
 import re
 import shutil
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 import scratchlm
+from ..scale.pretraining import Phase, phase_trainer
 from .pull import sha256_of
 from .train import Keeper, RecipeError, read_log, resume, write_text
 
@@ -42,17 +43,11 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a phase of training goes: see Phase. evaluate_every, save_every: steps."""
+class Training(Phase):
+    """How a phase goes, and when it is measured and saved. seed: is added to the recipe's."""
     steps: int = 100
-    batch_size: int = 16
-    lr: float = 0.02
-    adamw_lr: float = 3e-3
-    warmup: int = 60
-    decay: float = 0.35
-    weight_decay: float = 0.1
-    evaluate_every: int = 100
-    save_every: int = 50
+    evaluate_every: int = 100  # steps
+    save_every: int = 50       # steps
 
 
 @dataclass(frozen=True)
@@ -239,13 +234,10 @@ def train_phase(recipe: Recipe, name: str, model, tokenizer, arrays: dict, out: 
     from scratchlm.language.causal_lm import evaluate_lm
     from scratchlm.learning.dataset import ArrayDataset
     from scratchlm.learning.training_loop import ProgressBar
-    from scratchlm.scale.pretraining import Phase, phase_trainer
 
     settings: Training = getattr(recipe, name)
     out.mkdir(parents=True, exist_ok=True)
     rows = ArrayDataset(arrays[f"{name}.x"], arrays[f"{name}.y"])
-    chosen = {key: value for key, value in asdict(settings).items()
-              if key in {each.name for each in fields(Phase)}}
     some = arrays["valid"][: 64 * recipe.data.length]  # while it trains, a part will do
     size = len(tokenizer.decode(some.tolist()).encode())
 
@@ -253,8 +245,9 @@ def train_phase(recipe: Recipe, name: str, model, tokenizer, arrays: dict, out: 
         return evaluate_lm(model, some, recipe.data.length, size, stride=recipe.data.length,
                            batch_size=8)
 
-    trainer = phase_trainer(model, rows, Phase(**chosen, seed=recipe.seed), engine,
-                            evaluate=evaluate, evaluate_every=settings.evaluate_every)
+    phase = replace(settings, seed=recipe.seed + settings.seed)
+    trainer = phase_trainer(model, rows, phase, engine, evaluate=evaluate,
+                            evaluate_every=settings.evaluate_every)
     resume(out, trainer)
     if leads(engine):
         say(f"{name}: {model.num_parameters() / 1e6:.2f}M parameters, {len(rows):,} rows of "
@@ -375,8 +368,6 @@ def export(name: str, model, tokenizer, path: Path) -> Path:
 # %% ../../nbs/workshop/coder.ipynb #e0fdf163
 def changed(problems: list, seed: int) -> list:
     """The same problems, their requests changed in what should not matter: see `perturb`."""
-    from dataclasses import replace
-
     from scratchlm.workshop.tasks import Item, perturb
 
     return [replace(p, request=perturb(Item(p.id, "", p.request, p.reference, p.entry or ""),
