@@ -6,18 +6,18 @@
 __all__ = ['DATA', 'FILES', 'HEAD', 'TAGS', 'ARGUMENT', 'SYMBOLS', 'SEPARATORS', 'ENDINGS', 'NUMBER_KEYS', 'WORD_KEYS', 'KINDS',
            'TAKEN', 'ARTICLE', 'CHOICE', 'DOUBLED', 'VERB', 'HELD_FRAMES', 'HELD_CORES', 'HELD_COMPOSITIONS',
            'HELD_TALK', 'RETURN', 'SAY', 'TEST', 'NAME', 'PIECE', 'JUDGE', 'LITERAL_A', 'BARE', 'NUMBERS', 'QUOTES',
-           'NOTHING', 'OFTEN', 'ODD_WORDS', 'LOCALS', 'PLACES', 'MIXTURE', 'SPLITS', 'PLEASE', 'WORD', 'NEIGHBOURS',
-           'listed', 'TaskError', 'read_lines', 'Task', 'read_tasks', 'make_task', 'whole', 'fixed_tasks', 'vocabulary',
-           'any_word', 'any_name', 'draw', 'fill_holes', 'nouns', 'names_of', 'mention', 'choose', 'third', 'gerund',
-           'conjugate', 'share', 'frames', 'held_core', 'forms', 'put', 'template', 'fill', 'Code', 'code_of', 'same',
-           'literal', 'outcome', 'call_results', 'results_for', 'script_results', 'results', 'check_task',
-           'same_literal', 'Item', 'check', 'program', 'names_in_use', 'pick_name', 'pick_arguments', 'say_holes',
-           'requote', 'add_tail', 'example_tail', 'finish', 'Wording', 'bare_wording', 'signature', 'wording', 'dress',
-           'called_by_name', 'fixed_results', 'tests_for', 'fixed_item', 'Domain', 'Filter', 'Map', 'Reduce',
-           'primitives', 'piece', 'Composition', 'suited', 'apart', 'domains', 'draw_composition', 'all_compositions',
-           'parts_of', 'sources', 'loop_body', 'noun_of', 'described', 'steps_of', 'some_ints', 'some_words',
-           'some_input', 'text_input', 'inputs', 'composed_item', 'finish_composed', 'talk', 'talk_item', 'one_item',
-           'list_of_tasks', 'held_tasks', 'tasks', 'slip', 'perturb', 'other_case', 'polite', 'write_jsonl',
+           'USUAL', 'NOTHING', 'OFTEN', 'ODD_WORDS', 'LOCALS', 'PLACES', 'MIXTURE', 'SPLITS', 'PLEASE', 'WORD',
+           'NEIGHBOURS', 'listed', 'TaskError', 'read_lines', 'Task', 'read_tasks', 'make_task', 'whole', 'fixed_tasks',
+           'vocabulary', 'any_word', 'any_name', 'draw', 'fill_holes', 'nouns', 'names_of', 'mention', 'choose',
+           'third', 'gerund', 'conjugate', 'share', 'frames', 'held_core', 'forms', 'put', 'template', 'fill', 'Code',
+           'code_of', 'same', 'literal', 'outcome', 'call_results', 'results_for', 'script_results', 'results',
+           'check_task', 'same_literal', 'Item', 'check', 'program', 'names_in_use', 'pick_name', 'pick_arguments',
+           'say_holes', 'requote', 'add_tail', 'example_tail', 'finish', 'Wording', 'bare_wording', 'signature',
+           'wording', 'dress', 'called_by_name', 'fixed_results', 'tests_for', 'fixed_item', 'Domain', 'Filter', 'Map',
+           'Reduce', 'primitives', 'piece', 'Composition', 'suited', 'apart', 'domains', 'draw_composition',
+           'all_compositions', 'parts_of', 'sources', 'loop_body', 'noun_of', 'described', 'steps_of', 'some_ints',
+           'some_words', 'some_input', 'text_input', 'inputs', 'composed_item', 'finish_composed', 'talk', 'talk_item',
+           'one_item', 'list_of_tasks', 'held_tasks', 'tasks', 'slip', 'perturb', 'other_case', 'polite', 'write_jsonl',
            'read_jsonl', 'table', 'ways_of_asking']
 
 # %% ../../nbs/workshop/tasks.ipynb #67f57420
@@ -793,13 +793,16 @@ def tests_for(task: Task, values: dict[str, str]) -> list[list[str]]:
     return rows
 
 # %% ../../nbs/workshop/tasks.ipynb #8af60265
+USUAL = 0.6  # how often code is in its first style, beside its share of the rest
+
+
 def fixed_item(task: Task, rng: random.Random, held: str = "") -> Item:
     """An item of a fixed task; held: "frame" or "core" if that is to be a held-out one."""
     said = wording(task, rng, held)
     code, text, name = code_of(task.name), said.text, said.values[task.name]
     rows = tests_for(task, said.values)
     count = len(code.styles)
-    style = 0 if count == 1 or rng.random() < 0.5 else rng.randrange(count)
+    style = 0 if rng.random() < USUAL else rng.randrange(count)
     plain = "\n" not in text and not text.startswith("#")
     chance = rng.random()
     tag = code.styles[style][0]
@@ -1174,7 +1177,8 @@ def composed_item(c: Composition, rng: random.Random, held: str = "") -> Item | 
     mark, core = ("-", steps_of(c, rng)) if step else ("=", noun_of(c, rng))
     said = dress(task, mark, core, core, holes, rng, held, TAKEN | LOCALS)
     names = said.values
-    tag, body = rng.choice(sources(c))
+    written = sources(c)
+    tag, body = written[0] if rng.random() < USUAL else rng.choice(written)
     for arg, _ in c.domain.args:
         body = body.replace("{" + arg + "}", names[arg])
     for hole, value in holes.items():
@@ -1230,7 +1234,7 @@ def talk_item(rng: random.Random, held: bool = False) -> Item:
                 phrasing=said)
 
 # %% ../../nbs/workshop/tasks.ipynb #e34f45ce
-MIXTURE = {"fixed": 0.68, "composition": 0.29, "talk": 0.03}
+MIXTURE = {"fixed": 0.55, "composition": 0.43, "talk": 0.02}
 SPLITS = ("train", "compositions", "phrasings")
 
 
