@@ -12,23 +12,25 @@ NO_BROWSER = "NO CHROMIUM: the book was not seen in a browser. Install chromium,
 
 
 def pytest_addoption(parser):
-    """--but-grants, for who has just run 'scratchlm tree --run --verify'."""
-    parser.addoption("--but-grants", action="store_true", help="leave out what earns grants")
+    """--earn-grants, after 'scratchlm tree --run --verify --but-grants', which leaves that to us."""
+    parser.addoption("--earn-grants", action="store_true", help="fail where no test earns a grant")
 
 
-def pytest_configure(config):
-    """Find those files: the tree runs them with their chapters."""
-    config.granted = set()
-    if config.getoption("--but-grants"):
-        from scratchlm.workshop.tree import read_tree
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Fail if a file that earns a grant has passed no test, as when all of them were skipped."""
+    config = session.config
+    if not config.getoption("--earn-grants") or hasattr(config, "workerinput"):
+        return
+    from scratchlm.workshop.tree import read_tree
 
-        tests = {test for tech in read_tree(ROOT).techs.values() for test in tech.grants.values()}
-        config.granted = {ROOT / test for test in tests if test.endswith(".py")}
-
-
-def pytest_ignore_collect(collection_path, config):
-    """Leave them out."""
-    return collection_path in config.granted or None
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    passed = {each.nodeid.partition("::")[0] for each in reporter.stats.get("passed", [])}
+    passed = {(config.rootpath / name).resolve() for name in passed}
+    tests = {test for tech in read_tree(ROOT).techs.values() for test in tech.grants.values()}
+    config.idle = sorted(test for test in tests if ".py" in test and (ROOT / test).resolve() not in passed)
+    if config.idle and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +60,5 @@ def pytest_terminal_summary(terminalreporter):
     if skipped:
         terminalreporter.section("no browser", red=True, bold=True)
         terminalreporter.line(f"{len(skipped)} tests were skipped. {NO_BROWSER}")
+    for test in getattr(terminalreporter.config, "idle", []):
+        terminalreporter.line(f"{test}: none of its tests passed, so it earns no grant", red=True)

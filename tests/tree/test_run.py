@@ -162,6 +162,14 @@ def test_a_grant_is_not_earned_by_skipped_tests(tmp_path):
     (tmp_path / "tests/a.py").write_text(test)
     (result,) = run(read_tree(tmp_path), progress=False).results.values()
     assert (result.status, result.tests) == ("passed", 3)
+    (tmp_path / "tests/a.py").write_text(test + "    assert False\n")
+    run(read_tree(tmp_path), force=True, progress=False)
+    record = {"granting": {"hash": unlock.digests(read_tree(tmp_path))["granting"], "tests": 3}}
+    (tmp_path / "nbs/unlocked.json").write_text(json.dumps(record))
+    report = run(read_tree(tmp_path), verify=True, progress=False)
+    assert report.results["granting"].status == "failed"
+    report = run(read_tree(tmp_path), verify=True, but_grants=True, progress=False)
+    assert report.ok and report.results["granting"].tests == 3  # as the record says
 
 
 def test_what_is_edited_during_the_run_has_not_passed(tmp_path):
