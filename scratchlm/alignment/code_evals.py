@@ -611,7 +611,7 @@ def contamination(documents: Iterable[str], problems: Iterable[Problem],
     """For each problem the share of its runs of n tokens that occur in the documents.
 
     Exact: no hashing, no sampling. A problem with fewer than n tokens is one run. Its text is
-    request and reference, or the reference alone if that contains the prompt.
+    request and reference; the reference alone if the problem has a prompt, which is in it.
     """
     def runs(text: str, n: int) -> set[tuple[str, ...]]:
         tokens = re.findall(r"\w+|[^\w\s]", text)

@@ -48,9 +48,12 @@ def conversation_rows(tokenizer: Tokenizer, conversations: Iterable[list[dict]],
                       length: int) -> ArrayDataset:
     """Conversations as rows x and y, (rows, length), packed; longer ones are left out.
 
-    Only what the assistant says counts; the other targets are -100.
+    Only what the assistant says counts; the other targets are -100. ValueError if no
+    conversation has at most `length` ids.
     """
     pairs = [pair for messages in conversations
              if len((pair := conversation_ids(tokenizer, messages))[0]) <= length]
+    if not pairs:
+        raise ValueError(f"conversation_rows: no conversation fits into {length} tokens")
     ids, counted = zip(*pairs)
     return packed_rows(ids, counted, length, tokenizer.special_tokens["<|im_end|>"])

@@ -163,7 +163,7 @@ def muon_groups(model: Module, weight_decay: float = 0.0, adamw: Sequence[str] |
     weight_decay: of all with two or more axes; the others do not decay. adamw: parts of names
     whose matrices are not Muon's; by default NOT_HIDDEN. split: part of a name -> how many
     matrices lie in such an array. Frozen parameters are in no group, tied ones come once.
-    Raises ValueError if a word of `adamw` (by default, each of them) is in no name.
+    Raises ValueError if a word of `adamw` is in no name; with the default, if none of them is.
     """
     learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     words = NOT_HIDDEN if adamw is None else tuple(adamw)

@@ -63,7 +63,7 @@ def joined(*parts: ArrayDataset) -> ArrayDataset:
 
 
 def first_rows(rows: ArrayDataset, count: int, seed: int) -> ArrayDataset:
-    """`count` rows in random order. ValueError if there are not as many."""
+    """`count` rows drawn from all, in random order. ValueError if there are not as many."""
     if count > len(rows):
         raise ValueError(f"first_rows: {count} rows are wanted and there are {len(rows)}; make "
                          "more, or train for fewer steps")

@@ -522,9 +522,9 @@ took {hours:.2f} hours on two cores; at 40 W that is {energy:.0f} Wh.
 ## What it cannot do
 
 It knows no facts and holds no conversation: it has seen single questions with one answer.
-It sees {context} tokens. It has learnt the sentences of a generator, so unusual wordings
-lead it to the nearest thing it knows. Rare names and long literals are copied with
-mistakes. It does not know when it is wrong.
+It looks back {context} tokens at most, and was trained on rows of {length}. It has learnt
+the sentences of a generator, so unusual wordings lead it to the nearest thing it knows. Rare
+names and long literals are copied with mistakes. It does not know when it is wrong.
 """
 
 
