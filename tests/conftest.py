@@ -1,6 +1,7 @@
 """What the tests share: the repository, a clean environment for programs, and a browser."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -25,10 +26,14 @@ def pytest_sessionfinish(session):
     from scratchlm.workshop.tree import read_tree
 
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    passed = {each.nodeid.partition("::")[0] for each in reporter.stats.get("passed", [])}
-    passed = {(config.rootpath / name).resolve() for name in passed}
-    tests = {test for tech in read_tree(ROOT).techs.values() for test in tech.grants.values()}
-    config.idle = sorted(test for test in tests if ".py" in test and (ROOT / test).resolve() not in passed)
+    home = config.rootpath.relative_to(ROOT)
+    passed = [(home / each.nodeid).as_posix() for each in reporter.stats.get("passed", [])]
+    grants = [test for tech in read_tree(ROOT).techs.values() for test in tech.grants.values()]
+    config.idle = [
+        test
+        for test in sorted(set(grants))
+        if ".py" in test and not any(re.match(rf"{re.escape(test)}\b", name) for name in passed)
+    ]
     if config.idle and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
