@@ -47,12 +47,13 @@ def token_stream(tokenizer: Tokenizer, texts: Iterable[str], least: int) -> np.n
     return np.fromiter(chain.from_iterable(parts), np.int32, count)
 
 # %% ../../nbs/scale/pretraining.ipynb #866f75a6
-def gapped(tokenizer: Tokenizer, texts: Iterable[str], room: int, seed: int
-           ) -> Iterator[list[int]]:
-    """Texts with a gap, as `fim_ids`, half of them suffix first; the long ones are left out."""
+def gapped(tokenizer: Tokenizer, texts: Iterable[str], room: int, seed: int,
+           suffix_first: float = 0.5) -> Iterator[list[int]]:
+    """Texts with a gap, as `fim_ids`, a share of them suffix first; long ones are left out."""
     end, rng = tokenizer.special_tokens[END], random.Random(f"gaps {seed}")
     for text in texts:
-        ids = fim_ids(tokenizer, *split_middle(text, rng), end, rng.random() < 0.5)
+        parts = split_middle(text, rng)
+        ids = fim_ids(tokenizer, *parts, end, rng.random() < suffix_first)
         if len(ids) <= room:
             yield ids
 
@@ -72,17 +73,19 @@ def first_rows(rows: ArrayDataset, count: int, seed: int) -> ArrayDataset:
 
 # %% ../../nbs/scale/pretraining.ipynb #43889458
 def code_rows(tokenizer: Tokenizer, files: list[str], units: list[str], length: int,
-              count: int, gaps: float = 0.25, seed: int = 0) -> ArrayDataset:
+              count: int, gaps: float = 0.25, seed: int = 0,
+              suffix_first: float = 0.5) -> ArrayDataset:
     """`count` rows of `length` places: whole files chopped, and a share of units with gaps.
 
-    Texts are taken from the front of each list. ValueError if there are too few for that.
+    suffix_first: of those. Texts are taken from the front of each list. ValueError if there
+    are too few for that.
     """
     holes = round(gaps * count)
     plain = chop(token_stream(tokenizer, files, (count - holes) * length + 1), length)
     parts = [first_rows(plain, count - holes, seed)]
     if holes:
         some, held = [], 0
-        for ids in gapped(tokenizer, units, length, seed):
+        for ids in gapped(tokenizer, units, length, seed, suffix_first):
             some.append(ids)
             held += len(ids) - 1
             if held > 1.02 * holes * length:

@@ -30,7 +30,8 @@ from .train import Keeper, RecipeError, read_log, resume, write_text
 class Data:
     """What is read. length: tokens in a row. files: at most so many of the collection; 0: all.
 
-    gaps: the share of code rows that are to be filled in the middle. conversations: how many
+    gaps: the share of code rows that are to be filled in the middle, suffix_first of them with
+    the end shown first. conversations: how many
     are generated, of which `noise` are changed as `perturb` does. replay: the share of code
     rows in tuning.
     """
@@ -38,6 +39,7 @@ class Data:
     vocab_size: int = 4096
     files: int = 0
     gaps: float = 0.25
+    suffix_first: float = 0.5
     conversations: int = 100_000
     noise: float = 0.2
     replay: float = 0.15
@@ -219,7 +221,8 @@ def rows_of(recipe: Recipe, tokenizer, files: list[str], units: list[str],
     first = recipe.pretraining.steps * recipe.pretraining.batch_size
     second = recipe.tuning.steps * recipe.tuning.batch_size
     again = round(d.replay * second)
-    code = code_rows(tokenizer, files, units, d.length, first + again, d.gaps, seed).arrays
+    code = code_rows(tokenizer, files, units, d.length, first + again, d.gaps, seed,
+                     d.suffix_first).arrays
     chat = conversation_rows(tokenizer, chats, d.length)
     if len(chat) < second - again:
         raise RecipeError(f"{d.conversations:,} conversations fill {len(chat):,} rows, and "

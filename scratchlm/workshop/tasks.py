@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DATA', 'FILES', 'HEAD', 'TAGS', 'ARGUMENT', 'SYMBOLS', 'SEPARATORS', 'ENDINGS', 'NUMBER_KEYS', 'WORD_KEYS', 'KINDS',
-           'TAKEN', 'ARTICLE', 'CHOICE', 'DOUBLED', 'VERB', 'HELD_FRAMES', 'HELD_CORES', 'HELD_COMPOSITIONS',
+           'TAKEN', 'ARTICLE', 'CHOICE', 'DOUBLED', 'ADVERB', 'VERB', 'HELD_FRAMES', 'HELD_CORES', 'HELD_COMPOSITIONS',
            'HELD_TALK', 'RETURN', 'SAY', 'TEST', 'NAME', 'PIECE', 'JUDGE', 'LITERAL_A', 'BARE', 'NUMBERS', 'QUOTES',
            'USUAL', 'NOTHING', 'OFTEN', 'ODD_WORDS', 'LOCALS', 'PLACES', 'MIXTURE', 'SPLITS', 'PLEASE', 'WORD',
-           'NEIGHBOURS', 'listed', 'TaskError', 'read_lines', 'Task', 'read_tasks', 'make_task', 'whole', 'fixed_tasks',
-           'vocabulary', 'any_word', 'any_name', 'draw', 'fill_holes', 'nouns', 'names_of', 'mention', 'choose',
-           'third', 'gerund', 'conjugate', 'share', 'frames', 'held_core', 'forms', 'put', 'template', 'fill', 'Code',
-           'code_of', 'same', 'literal', 'outcome', 'call_results', 'results_for', 'script_results', 'results',
+           'QUOTED', 'NEIGHBOURS', 'listed', 'TaskError', 'read_lines', 'Task', 'read_tasks', 'make_task', 'whole',
+           'fixed_tasks', 'vocabulary', 'any_word', 'any_name', 'draw', 'fill_holes', 'nouns', 'names_of', 'mention',
+           'choose', 'third', 'gerund', 'conjugate', 'share', 'frames', 'held_core', 'forms', 'put', 'template', 'fill',
+           'Code', 'code_of', 'same', 'literal', 'outcome', 'call_results', 'results_for', 'script_results', 'results',
            'check_task', 'same_literal', 'Item', 'check', 'program', 'names_in_use', 'pick_name', 'pick_arguments',
            'say_holes', 'requote', 'add_tail', 'example_tail', 'finish', 'Wording', 'bare_wording', 'signature',
            'wording', 'dress', 'called_by_name', 'fixed_results', 'tests_for', 'fixed_item', 'Domain', 'Filter', 'Map',
@@ -260,7 +260,8 @@ def mention(noun: str, name: str, shown: bool, rng: random.Random) -> str:
 # %% ../../nbs/workshop/tasks.ipynb #fec4fe28
 CHOICE = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")
 DOUBLED = listed("get put split cut swap drop trim strip flip map zip clip pop set sum run "
-                 "skip plan tag wrap chop pad unzip")
+                 "skip plan tag wrap chop pad unzip format spot stop grab dig ship scan fit "
+                 "plug step cap output")
 
 
 def choose(text: str, rng: random.Random) -> str:
@@ -288,7 +289,8 @@ def gerund(verb: str) -> str:
     return verb[:-1] + "ing" if re.search("[^eoy]e$", verb) else verb + "ing"
 
 
-VERB = re.compile(r"(^(?:(?:\w+ly|run-length) )?|\*)([a-z]+)")
+ADVERB = r"(?!(?:multip|app|supp|rep|tal)ly)\w+ly|run-length"
+VERB = re.compile(rf"(^(?:(?:{ADVERB}) )?|(?<!\S)\*)([a-z]+)")
 
 # %% ../../nbs/workshop/tasks.ipynb #79fda63a
 def conjugate(text: str, form) -> str:
@@ -1295,6 +1297,7 @@ PLEASE = ("please {}", "{} please", "{}, please", "please, {}", "{} pls", "{}, t
           "{} thank you", "{} thx", "hey, {}", "hi! {}", "hello, {}", "ok, {}", "ok so {}",
           "um, {}", "{} I'm new to python", "{} Thank you!", "{} asap", "so, {}")
 WORD = re.compile(r"(?<![\w\"'`(<.])[A-Za-z]{4,}(?![\w\"'`(>=:])")
+QUOTED = re.compile(r"\"[^\"\n]*\"|`[^`\n]*`|(?<!\w)'[^'\n]*'(?!\w)")  # stays as it is
 NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuioopsdfghjkklxcvbnmm"))
 
 
@@ -1317,8 +1320,10 @@ def perturb(item: Item, rng: random.Random) -> str:
     code = frozenset(re.findall(r"\w+", item.code)) if item.kind != "talk" else frozenset()
     for change in rng.sample(("slip", "slip", "case", "end", "please"), rng.randint(1, 2)):
         if change == "slip":
+            literal = [range(*found.span()) for found in QUOTED.finditer(text)]
             spots = [found for found in WORD.finditer(text)
-                     if found[0] not in code and found[0].lower() not in code]
+                     if found[0] not in code and found[0].lower() not in code
+                     and not any(found.start() in each for each in literal)]
             if spots:
                 spot = rng.choice(spots)
                 text = text[:spot.start()] + slip(spot[0], rng) + text[spot.end():]
