@@ -291,6 +291,12 @@ def check_implementation(tech: Tech, notebook: dict) -> list[str]:
         for name in EXPORTS & set(words)
         if words[name]
     ]
+    problems += [
+        f"{tech.notebook}: cell {cell.id}: is marked long, but only an experiment may be: what "
+        "exports or tests something always runs"
+        for cell, words in said
+        if "long" in words and (cell.exported or re.search(r"^def test_", cell.source, re.M))
+    ]
     exported = [cell.source for cell in cells if cell.exported]
     if not any(re.search(r"^(def|class) ", source, flags=re.M) for source in exported):
         problems.append(f"{tech.notebook}: implementation: exports no function and no class")

@@ -195,15 +195,20 @@ UPDATE = "scratchlm tree --run --save --write"
 TIMEOUT = 600  # seconds for one cell; a cell that needs longer does not belong in a chapter
 
 
-async def execute(path: Path, root: Path) -> tuple[dict, Exception | None]:
-    """Run a notebook in a fresh kernel: it with its new outputs, and the error, or None."""
+async def execute(path: Path, root: Path, but_long: bool = False
+                  ) -> tuple[dict, Exception | None]:
+    """Run a notebook in a fresh kernel: it with its new outputs, and the error, or None.
+
+    but_long: cells marked `#| long` keep the outputs they have.
+    """
     import nbformat
 
     notebook, problem = nbformat.read(path, 4), None
     async with kernel(notebook, path.parent, root, TIMEOUT) as client:
         try:
             for index, cell in enumerate(notebook.cells):
-                if cell.cell_type == "code":
+                left_out = but_long and "long" in directives(cell.source)
+                if cell.cell_type == "code" and not left_out:
                     # a tag in its metadata could let it be skipped, or fail in silence
                     cell.outputs, cell.metadata = [], nbformat.from_dict({})
                     await client.async_execute_cell(cell, index)
@@ -219,7 +224,9 @@ def one_line(error: Exception, notebook: dict) -> str:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output["traceback"]))
-                lines = re.findall(r"^-+> (\d+) (.*)", text, flags=re.M)
+                frames = re.split(r"^(?=Cell In|File )", text, flags=re.M)[1:]
+                mine = [each for each in frames if each[:12] == frames[0][:12]]  # Cell In[7]
+                lines = re.findall(r"^-+> (\d+) (.*)", "".join(mine), flags=re.M)[-1:]
                 where = f", line {lines[0][0]} '{lines[0][1].strip()}'" if lines else ""
                 value = " ".join(output["evalue"].split()) or "(no message)"
                 return f"cell {cell.get('id')}{where}: {output['ename']}: {value[:200]}"
@@ -332,13 +339,15 @@ async def run_grants(tech: Tech, root: Path) -> tuple[int, str]:
     return 0, f"{' '.join(files)}: {' '.join(lines[0].split())[:200]}"
 
 
-async def run_node(tree: Tree, tech: Tech, save: bool, total: int | None = None) -> Result:
+async def run_node(tree: Tree, tech: Tech, save: bool, total: int | None = None,
+                   but_long: bool = False) -> Result:
     """Execute one chapter and the tests of its grants.
 
     total: how many tests to count if those of the grants are left to somebody else, or None.
+    but_long: leave out the cells marked so.
     """
     start, before = time.perf_counter(), read_notebook(tech.notebook)
-    after, error = await execute(tech.notebook, tree.root)
+    after, error = await execute(tech.notebook, tree.root, but_long)
     if error:
         return Result("failed", 0, time.perf_counter() - start, one_line(error, after))
     granted, problem = (0, "") if total else await run_grants(tech, tree.root)
@@ -395,7 +404,7 @@ def _escape(text: str) -> str:
 
 # %% ../../nbs/workshop/unlock.ipynb #8ed5545c
 async def _run_all(
-    tree, chosen, jobs, force, save, now, on_event, but_grants=False
+    tree, chosen, jobs, force, save, now, on_event, but_grants=False, but_long=False
 ) -> dict[str, Result]:
     record, broken = read_record(tree), check_rules(tree)
     workers, tasks = asyncio.Semaphore(jobs), {}
@@ -412,7 +421,7 @@ async def _run_all(
         async with workers:
             on_event("start", tech.id)
             total = record.get(tech.id, {}).get("tests") if but_grants else None
-            result = await run_node(tree, tech, save, total)
+            result = await run_node(tree, tech, save, total, but_long)
             on_event("end", tech.id)
         return result
 
@@ -458,15 +467,16 @@ def run(
 
     ids: chapters to run, with all they rest on; everything by default. force: do not trust the
     record. save: store the new outputs in the notebooks instead of comparing them. verify: run
-    all afresh, leave the record alone and say where it is untrue. but_grants: believe the
-    record about the tests of grants, for who runs all of those next. TreeError for an unknown
-    id.
+    all afresh but the long cells, leave the record alone and say where it is untrue.
+    but_grants: believe the record about the tests of grants, for who runs all of those next.
+    TreeError for an unknown id.
     """
     chosen = with_prerequisites(tree, ids)
     now = digests(tree)  # before the run: what is edited meanwhile has not been tested
     with _progress(len(chosen), enabled=progress) as on_event:
         results = finish(_run_all(
-            tree, chosen, jobs, force or verify, save, now, on_event, but_grants))
+            tree, chosen, jobs, force or verify, save, now, on_event, but_grants,
+            but_long=verify and not save))
     record = read_record(tree)
     fresh = {id: entry for id, entry in record.items() if id in now and id not in results}
     for id, result in results.items():

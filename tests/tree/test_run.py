@@ -172,6 +172,25 @@ def test_a_grant_is_not_earned_by_skipped_tests(tmp_path):
     assert report.ok and report.results["granting"].tests == 3  # as the record says
 
 
+def test_long_cells_run_unless_only_the_record_is_verified(tmp_path):
+    small_chapters(tmp_path, patient="#| long\nprint('a result')")
+    assert run(read_tree(tmp_path), save=True, progress=False).ok
+    path = tmp_path / "nbs/foundations/patient.ipynb"
+    edit(path, "a result", "another")
+    stored = path.read_text()
+    digest = unlock.digests(read_tree(tmp_path))["patient"]
+    (tmp_path / "nbs/unlocked.json").write_text(json.dumps({"patient": {"hash": digest, "tests": 1}}))
+    assert run(read_tree(tmp_path), verify=True, progress=False).ok  # it did not run
+    report = run(read_tree(tmp_path), force=True, progress=False)
+    assert "are not current" in report.results["patient"].message
+    assert path.read_text() == stored
+    small_chapters(tmp_path, patient="#| long\nneeded = 1")
+    edit(path, "assert one()", "assert needed == one()")
+    assert run(read_tree(tmp_path), save=True, progress=False).ok
+    report = run(read_tree(tmp_path), verify=True, progress=False)
+    assert "NameError" in report.results["patient"].message and "line 2 " in report.results["patient"].message
+
+
 def test_what_is_edited_during_the_run_has_not_passed(tmp_path):
     path = small_chapters(tmp_path, edits="") / "nbs/foundations/edits.ipynb"
     source = f"from pathlib import Path\np = Path({str(path)!r})\n"

@@ -103,6 +103,7 @@ PAIRS = {
     "an ungranted package in a test": (showing("import scipy"), "test cell", showing("import numpy")),
     "code that does not parse": (showing("1 +"), "not valid Python", showing("1 + 1")),
     "too little prose": ({"words": 20}, "description: ", {"words": 400}),
+    "a test that may be left out": ({"test": "#| long\n" + TEST}, "is marked long", {"test": TEST}),
     "no implementation": ({"export": "#| exports\nwheel_one = int"}, "exports no function and no class", {}),
     "no test": ({"test": "assert wheel_one() == 1"}, "tests: has none", {"test": TEST}),
     "a test that cannot fail": ({"test": TEST.replace("assert ", "")}, "asserts nothing", {"test": TEST}),
