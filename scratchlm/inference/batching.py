@@ -30,7 +30,8 @@ class Request:
 
     prompt: its ids. ids: the new ones so far, without the one that stopped it. finish_reason:
     None while it goes on; then "stop", "length", "cancelled", or "error" (see `error`).
-    logprobs: for each new token its log-probability, and a dict of the likeliest ones'.
+    logprobs: if asked for, for each new token its log-probability by the engine's scores, as
+    they are before any option, and a dict of the likeliest ones'.
     """
     prompt: list[int]
     max_new_tokens: int
@@ -83,9 +84,10 @@ class Batcher:
     """Continues many texts at once.
 
     engine: runs them. max_batch: at most so many at a time. prefill_budget: at most so many
-    tokens of prompts in one step; by default as many as fit into one compiled call. pages:
-    where pages come from. One thread calls `step`; any thread may call `submit` and `cancel`,
-    which only leave a note for the next step.
+    tokens of prompts in one step; by default as many as one compiled call has room for beside
+    those that write. pages: where pages come from. One thread calls `step`; any thread may
+    call `submit` and `cancel`, which only leave a note for the next step. counts: of steps,
+    tokens and pre-emptions so far.
     """
     def __init__(self, engine: Engine, max_batch: int = 16, prefill_budget: int | None = None,
                  pages: Pages | None = None):
@@ -113,9 +115,10 @@ def _submit(self: Batcher, ids: Iterable[int], max_new_tokens: int = 256, *,
             repetition_penalty: float = 1.0) -> Request:
     """Ask for a text to be continued, by at most max_new_tokens. From any thread.
 
-    constraint: has mask(), bool (V,), allows(id), advance(id), is_complete. logprobs: of how
-    many of the likeliest tokens to note the log-probability at each step. The others: see
-    `generate`.
+    constraint: has mask(), bool (V,), what may come next; allows(id), the same for one token;
+    advance(id), told what was chosen; is_complete, whether the text may end. logprobs: of how
+    many of the likeliest tokens to note the log-probability at each step; 0: note nothing.
+    The others: see `generate`.
     Raises ValueError for what can never be done.
     """
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
@@ -178,7 +181,7 @@ def _finish(self: Batcher, request: Request, reason: str) -> None:
 
 
 def _read_notes(self: Batcher) -> list[Event]:
-    """Take in what was submitted, and let go what was cancelled or is too short to begin."""
+    """Take in what was submitted, and let go what was cancelled or wants no new token."""
     with self.notes:
         self.waiting.extend(self.inbox)
         self.inbox.clear()
@@ -253,7 +256,13 @@ def _step(self: Batcher) -> list[Event]:
     Returns (request, its new ids, whether it is finished) of all that have changed. Raises
     OutOfPages if texts that are not ours hold so many pages that not even one request can run.
     """
-    events, plan = _read_notes(self), _plan(self)
+    events = _read_notes(self)
+    try:
+        plan = _plan(self)
+    except OutOfPages:
+        if not events:
+            raise
+        plan = []  # first who was cancelled; it is raised by the next step
     if not plan:
         return events
     parts = [(r.sequence, r.text[r.sequence.length : r.sequence.length + n],
@@ -374,7 +383,7 @@ def draw_quickly(row: np.ndarray, rng: np.random.Generator, temperature: float,
 
 
 def shortlist(row: np.ndarray, top: float, count: int, least: float) -> np.ndarray:
-    """Ids of all scores from `least` on, or of at least the `count` highest ones."""
+    """Ids of all scores from `least` on; or, without that, of at least the `count` highest."""
     if least == -np.inf:
         for reach in (8, 16, 32):
             near = np.flatnonzero(row >= top - reach)

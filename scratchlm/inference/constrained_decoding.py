@@ -407,7 +407,7 @@ def distances(network: Network) -> list[float]:
     return far
 
 # %% ../../nbs/inference/constrained_decoding.ipynb #91775849
-DEAD, DONE = -1, -2
+DEAD, DONE = -1, -2  # DONE: after a call there is nothing left of the rule that made it
 
 
 class Automaton:
@@ -1599,7 +1599,10 @@ def _generate(model, ids, constraint, left, rng, cache, options) -> Iterator[int
 
 
 def fits(constraint: Constraint, left: int) -> bool:
-    """Whether the text can be completed in so many tokens; no search while there are plenty."""
+    """Whether the text can be completed in so many tokens.
+
+    The search is left out while there are many more tokens than the fewest bytes to the end.
+    """
     if left > 100 + 4 * min(stack.far for stack in constraint.stacks):
         return True
     return len(constraint.closing()) <= left

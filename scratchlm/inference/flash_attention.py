@@ -32,13 +32,17 @@ def tiles(T: int, S: int, causal: bool) -> Iterator[tuple[int, int, list[tuple[i
 def tile_scores(q, k, a: int, c: int, offset: int | None, mask) -> np.ndarray:
     """The scores of a tile whose first query is a, and its first key c.
 
-    q: (rows, d), scaled. k: (keys, d). offset: S - T if causal, else None. mask: what is added,
-    (rows, keys), or None.
+    q: (rows, d), scaled. k: (keys, d). offset: S - T if causal, else None. mask: (rows, keys),
+    where to look, or numbers to be added; or None.
     """
     w = q @ k.T  # (rows, keys)
     if offset is not None and c + len(k) - 1 > a + offset:  # some keys lie in the future
         w[~np.tri(*w.shape, a + offset - c, bool)] = -inf
-    return w if mask is None else w + mask
+    if mask is not None and mask.dtype == bool:
+        w[~mask] = -inf
+    elif mask is not None:
+        w += mask
+    return w
 
 # %% ../../nbs/inference/flash_attention.ipynb #b827b428
 def exponential(w: np.ndarray, shift: np.ndarray) -> None:
@@ -95,7 +99,7 @@ def backward_head(grad, q, k, v, out, L, causal: bool, mask, dropout_mask,
 
 # %% ../../nbs/inference/flash_attention.ipynb #18113435
 def compile_exponential() -> Callable:
-    """`exponential` for float32 by Numba."""
+    """`exponential` by Numba for float32; other types are left to NumPy."""
     from numba import njit
 
     f4, i4 = np.float32, np.int32
@@ -140,6 +144,8 @@ def flash_attention(q, k, v, mask=None, causal: bool = False, scale: float | Non
                     dropout_mask=None, exponential: Callable | None = None) -> Tensor:
     """`scaled_dot_product_attention` (@sec-attention) in memory that grows with T + S.
 
+    That is without masks, which are as large as they are given.
+
     The arguments, results and errors are the same. exponential: by default the fastest here.
     Source: Dao et al. 2022; the online softmax is that of Milakov and Gimelshein 2018.
     """
@@ -148,10 +154,9 @@ def flash_attention(q, k, v, mask=None, causal: bool = False, scale: float | Non
     lead = _check_shapes(q, k, v, causal)
     scale = 1 / sqrt(q.shape[-1]) if scale is None else float(scale)
     arrays = [_spread(x.data, (*lead, *x.shape[-2:]), q.dtype) for x in (q, k, v)]
-    if mask is not None and mask.dtype == bool:
-        mask = np.where(mask, 0, -inf)
     square = (*lead, q.shape[-2], k.shape[-2])
-    masks = [None if m is None else _spread(m, square, q.dtype) for m in (mask, dropout_mask)]
+    masks = [None if m is None else _spread(m, square, bool if m.dtype == bool else q.dtype)
+             for m in (mask, dropout_mask)]
     exponential = exponential or best_exponential()
     out = np.empty((*lead, q.shape[-2], v.shape[-1]), q.dtype)
     L = np.empty((*lead, q.shape[-2]), q.dtype)

@@ -56,17 +56,17 @@ for _name, _op in (("add", "add"), ("sub", "sub"), ("mul", "mul"), ("truediv", "
 
 # %% ../../nbs/inference/kernels.ipynb #eb762697
 def sqrt(x) -> Expr:
-    """The square root of an Expr; NaN below 0."""
+    """The square root of an Expr or a number; NaN below 0."""
     return Expr("sqrt", as_expr(x))
 
 
 def maximum(a, b) -> Expr:
-    """The larger of two, at least one of them an Expr; NaN where one is NaN."""
+    """The larger of two Exprs or numbers; NaN where one is NaN."""
     return _extreme("max", a, b)
 
 
 def minimum(a, b) -> Expr:
-    """The smaller of two, at least one of them an Expr; NaN where one is NaN."""
+    """The smaller of two Exprs or numbers; NaN where one is NaN."""
     return _extreme("min", a, b)
 
 
@@ -146,7 +146,8 @@ class Allocator:
     """Gives the values of `code` registers while they are needed.
 
     registers: how many there are. pinned: values that have theirs from the beginning to the
-    end. placed: the result, steps (op, register, registers of the operands, value).
+    end. placed: the result, steps (op, register, registers of the operands, value), where
+    value is that of the Instr, or the place in memory of what is moved.
     """
     def __init__(self, code: list[Instr], registers: int, pinned: list[int]):
         self.free = list(range(registers))[::-1]
@@ -445,7 +446,7 @@ def _run(self: Kernel, args: list, places: list[int], outs: list[np.ndarray]) ->
 
 # %% ../../nbs/inference/kernels.ipynb #5683acbc
 def _work(self: Kernel) -> tuple[int, int]:
-    """Operations on floats, and bytes moved to or from memory, for each entry."""
+    """Operations on floats (bits apart), and bytes moved to or from memory, for each entry."""
     ops = Counter(i.op for i in self.code)
     flops = sum(ops[op] for op in ("add", "sub", "mul", "div", "max", "min", "sqrt"))
     return flops, 4 * (ops["load"] + ops["store"])

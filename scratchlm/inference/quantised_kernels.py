@@ -46,7 +46,7 @@ def emit_quantise(e: Emit, first: ir.Value, second: ir.Value, out: ir.Value) -> 
     sizes = [e.lanewise("fabs", v) for v in (first, second)]
     top = e.reduce(e.lanewise("maxnum", *sizes), e.larger)
     scale = b.fmul(top, f(float(np.float32(1 / 127))))
-    inverse = b.select(b.fcmp_ordered(">", top, f(0.0)), b.fdiv(f(127.0), top), f(0.0))
+    inverse = b.select(b.fcmp_ordered(">", top, f(1e-30)), b.fdiv(f(127.0), top), f(0.0))
     sums = []
     for half, v in enumerate((first, second)):
         nearest = e.lanewise("rint", b.fmul(v, e.splat(inverse)))
@@ -448,7 +448,7 @@ def kernel(type: str) -> int:
     """The address of the function that multiplies weights of this type; compiled when needed.
 
     It takes eight integers: w, groups of 16 rows, blocks; x, bytes from token to token; y,
-    bytes from token to token; tokens.
+    bytes from token to token; tokens. y has room for whole groups.
     """
     if type not in _kernels:
         wide = WIDE // 2 if type in FLOATS else WIDE  # floats have two sums a token

@@ -178,7 +178,10 @@ EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.666
 
 
 def _exp(e: Emit, x: ir.Value) -> ir.Value:
-    """e^x for 16 float32, to about one unit in the last place; 0 below -87.3."""
+    """e^x for 16 float32, to about one unit in the last place.
+
+    0 below -87.3, and no more than e^88.3 above.
+    """
     def c(number):
         return e.constant("f32", LANES, number)
 
@@ -263,7 +266,7 @@ def _no_pairs(self: Emit, size: int = 64) -> ir.Value:
 
 
 def _dot(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
-    """sums + the products of unsigned w with signed x, 64 bytes each (32 without VNNI)."""
+    """sums + the products of unsigned w with signed x, 64 bytes each (or 32, but for VNNI)."""
     if TIER == "vnni":
         w, x = (self.builder.bitcast(v, self.vector("i32", 16)) for v in (w, x))
         return self.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, w, x)
@@ -271,7 +274,7 @@ def _dot(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
 
 
 def _widened(self: Emit, sums: ir.Value, scale: ir.Value | None = None) -> ir.Value:
-    """(rows × i32): for each row the sum of its pairs, times `scale` (i32, below 2^15)."""
+    """(rows × i32): for each row the sum of its pairs, times `scale` (i32, in 16 bits)."""
     if TIER == "vnni":
         return sums if scale is None else self.builder.mul(sums, scale)
     b, rows = self.builder, sums.type.count // 2

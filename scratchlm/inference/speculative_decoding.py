@@ -9,6 +9,7 @@ __all__ = ['step_costs', 'PromptLookup', 'keep_or_replace', 'verify', 'DraftMode
 # %% ../../nbs/inference/speculative_decoding.ipynb #432109bc
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from inspect import signature
 
 import numpy as np
@@ -42,7 +43,8 @@ def step_costs(engine: Engine, most: int = 8, rounds: int = 9) -> np.ndarray:
 class PromptLookup:
     """Guesses that a text goes on as it did after an earlier occurrence of its last ids.
 
-    shortest: so many ids must agree. longest: of more, no notice is taken.
+    shortest: so many ids must agree. longest: of more, no notice is taken. Raises ValueError
+    unless 1 <= shortest <= longest.
     """
     cost = 0.0  # of one guess, in steps of the model
 
@@ -97,7 +99,8 @@ PromptLookup._read, PromptLookup._agreement, PromptLookup.guess = _read, _agreem
 def keep_or_replace(guess: int, q: np.ndarray, p: np.ndarray, rng: np.random.Generator) -> int:
     """A token that is distributed as p (V,), where `guess` was drawn from q (V,).
 
-    It is the guess if that is accepted, and never if it is rejected.
+    It is the guess if that is accepted, and never if it is rejected (but where p and q differ
+    by rounding only, so that nothing is left to take its place).
     """
     if rng.random() * q[guess] < p[guess]:
         return guess
@@ -125,7 +128,7 @@ class DraftModel:
     """Guesses by a smaller model with the same vocabulary.
 
     model: as for `generate`; it is put into evaluation mode. cost: the time of one of its
-    steps, in steps of the large model.
+    steps, in steps of the large model. cache: its own, if it makes one; close it at the end.
     """
     def __init__(self, model: Module, cost: float = 0.1):
         self.model, self.cost = model.eval(), cost
@@ -143,9 +146,10 @@ class DraftModel:
                         min(len(self.fed), len(ids)))
             self.cache.truncate(min(same, len(ids) - 1))
         text, guesses = list(ids), []
-        for _ in range(count):
-            guesses.append(pick(next_logits(self.model, text, self.cache), text))
-            text.append(guesses[-1][0])
+        with suppress(OutOfPages):  # then it has guessed as much as it could
+            for _ in range(count):
+                guesses.append(pick(next_logits(self.model, text, self.cache), text))
+                text.append(guesses[-1][0])
         self.fed = text[:-1]
         return guesses
 
@@ -154,8 +158,9 @@ class Pace:
     """How many guesses to make, from how often guesses of the same kind came true.
 
     most: never more. costs: those of steps with 1, 2, … most + 1 tokens, as `step_costs`
-    measures them; by default a fifth of a step for each further token. fixed: always `most`.
-    history: for each round its kind, how many guesses there were, how many were kept.
+    measures them (more do no harm); by default a fifth of a step for each further token.
+    fixed: always `most`. history: for each round its kind, how many guesses were checked, how
+    many were kept. Raises ValueError for too few costs.
     """
     START, TRIALS, FADE = 0.7, 2.0, 0.95  # the initial rate, its weight, what a round leaves
 
@@ -199,7 +204,7 @@ def speculative_generate(model: Module | Engine, ids: Iterable[int], max_new_tok
 
     model: an engine, or as for `generate`, with a cache that can be truncated. guesser: by
     default a PromptLookup, with which even the tokens are the same for the same seed. pace: by
-    default Pace(). The other arguments and errors are those of `generate`.
+    default Pace(). The other arguments are those of `generate`; ValueError if they are bad.
     Source: Leviathan et al. 2023, Chen et al. 2023.
     """
     model = EngineModel(model) if isinstance(model, Engine) else model

@@ -173,7 +173,7 @@ def _without_past(inputs: tuple) -> list:
 
 
 def _check_same(again: np.ndarray, first: np.ndarray) -> None:
-    """Raise RuntimeError if two results differ by more than rounding."""
+    """Raise RuntimeError if two results differ by more than rounding can explain."""
     if np.array_equal(again, first, equal_nan=True):
         return
     size = 1e-3 * np.nanmax(np.abs(first), initial=0)

@@ -65,7 +65,7 @@ def to_bf16(x) -> np.ndarray:
 
 
 def _with_bits(x) -> tuple[np.ndarray, np.ndarray]:
-    """`x` as float32, and its bits as integers, in the same shape but for at least one axis."""
+    """`x` as float32, and its bits, in its shape; those of a single number have one axis."""
     x = np.asarray(x, dtype=np.float32)
     return x, np.ascontiguousarray(x).view(np.uint32)
 
@@ -125,7 +125,10 @@ _active, _lock, _depth, _usual = _Active(), threading.Lock(), 0, {}
 
 
 def _casting(name: str, function: Callable, usual: Callable) -> Callable:
-    """A method that is `usual` unless this thread is in an autocast block."""
+    """A method that is `usual` unless this thread is in an autocast block.
+
+    name: the method's; function: what it computes, of x, weight and bias or of two operands.
+    """
     def method(self, x):
         if _active.format is None:
             return usual(self, x)
@@ -141,7 +144,8 @@ def autocast(dtype: str = "bfloat16", enabled: bool = True) -> Iterator[None]:
     """A `with` block, or decorator, in which this thread's products are made in `dtype`.
 
     dtype: a name in FORMATS. Products are `x @ y` of Tensors, and the layers in PRODUCTS.
-    Outside of `autocast`, backward does as forward did. Raises ValueError for another name.
+    Backward may be called outside of the block; it rounds as its forward did. Raises
+    ValueError for another name.
     """
     if dtype not in FORMATS:
         raise ValueError(f"autocast: dtype is {dtype!r}; it must be one of "
@@ -178,8 +182,8 @@ class GradScaler:
 
     init_scale: the first factor. growth_factor: what it is multiplied by after growth_interval
     good steps in a row. backoff_factor: the same after a step with an infinity or NaN, which is
-    left out. With both factors 1 the scale is static. enabled: if not, it does nothing.
-    Raises ValueError for factors on the wrong side of 1.
+    left out. With both factors 1 the scale is static. enabled: if not, it does nothing, and
+    nothing is left out. Raises ValueError for factors on the wrong side of 1 or of 0.
     """
     def __init__(self, init_scale: float = 2.0**16, growth_factor: float = 2.0,
                  backoff_factor: float = 0.5, growth_interval: int = 2000,
@@ -206,7 +210,8 @@ class GradScaler:
 def _unscale(self: GradScaler, optimizer) -> bool:
     """Divide the gradients of the optimizer's parameters by the factor.
 
-    Returns whether all are finite. Raises RuntimeError if it was called since `update`.
+    Returns whether all are finite. Raises RuntimeError if it was called for this optimizer
+    since `update`.
     """
     if not self.enabled:
         return True

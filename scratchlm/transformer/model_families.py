@@ -268,7 +268,7 @@ class Qwen3Config(Qwen2Config):
 # %% ../../nbs/transformer/model_families.ipynb #d58ade40
 @dataclass
 class SmolLM3Config(FamilyConfig):
-    """SmolLM3: every fourth layer without rotation."""
+    """SmolLM3: every fourth layer without rotation, unless no_rope_layers lists them."""
     architecture = "SmolLM3ForCausalLM"
     use_sliding_window = False
     rope_theta: float = 2e6
@@ -313,6 +313,11 @@ class Gemma2Config(FamilyConfig):
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     model_type: str = "gemma2"
+
+    def __post_init__(self):
+        if self.layer_types is None and self.sliding_window:
+            self.layer_types = self.pattern({}, self.num_hidden_layers)
+        super().__post_init__()
 
     @classmethod
     def from_dict(cls, settings: Mapping) -> "Gemma2Config":

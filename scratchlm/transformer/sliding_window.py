@@ -43,7 +43,8 @@ def local_attention(q, k, v, window: int | None, sinks: int = 0,
     """Causal attention in which a query sees `window` keys, and the first `sinks` of all.
 
     q: (B, T, H, d). k, v: (B, S, H_kv, d); the last query stands at the last key. window: None
-    for no limit. attention: computes (q, k, v, mask=...). Returns (B, T, H, d).
+    for no limit. attention: computes (q, k, v, mask=...), causally if mask is None; with one
+    query it sees all keys. Returns (B, T, H, d).
     """
     q, k, v = as_tensor(q), as_tensor(k), as_tensor(v)
     T, S = q.shape[1], k.shape[1]
@@ -156,7 +157,10 @@ class WindowLlama(Llama):
 
 # %% ../../nbs/transformer/sliding_window.ipynb #cb17e188
 class Store:
-    """Keys and values of one layer's last positions: at least reach - 1 of them."""
+    """Keys and values of one layer's last positions: at least reach - 1 of them.
+
+    reach: the layer's window, or how long a text can be. rows: how many can be kept.
+    """
 
     def __init__(self, reach: int, rows: int, batch: int, heads: int, size: int, dtype):
         self.reach, self.start = reach, 0  # start: the position in the first row
