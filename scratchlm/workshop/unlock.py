@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SILENT', 'UPDATE', 'TIMEOUT', 'own_digest', 'module_file', 'nodes', 'digests', 'record_path', 'read_record',
            'write_atomically', 'states', 'stale', 'kernel', 'environment', 'execute', 'one_line', 'comparable',
-           'changed_outputs', 'save_outputs', 'Result', 'run_grants', 'run_node', 'Report', 'with_prerequisites', 'run',
-           'finish']
+           'changed_outputs', 'save_outputs', 'Result', 'run_grants', 'run_node', 'Report', 'chains', 'Workers',
+           'with_prerequisites', 'run', 'finish']
 
 # %% ../../nbs/workshop/unlock.ipynb #b2986bfe
 import asyncio
 import hashlib
+import heapq
 import json
 import logging
 import os
@@ -18,9 +19,11 @@ import re
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from .rules import check_rules, find_tests
@@ -73,6 +76,8 @@ def digests(tree: Tree) -> dict[str, str]:
             tech = all_nodes[id]
             parts = [own_digest(tree, tech), *map(digest, sorted(tech.requires))]
             parts += [] if id in tree.techs else [json.dumps(shape)]
+            if id == "index":  # which counts the words of all the others
+                parts += [digest(other) for other in sorted(all_nodes) if other != id]
             found[id] = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
         return found[id]
 
@@ -403,11 +408,50 @@ def _escape(text: str) -> str:
     return escape(text)
 
 # %% ../../nbs/workshop/unlock.ipynb #8ed5545c
+def chains(all_nodes: dict[str, Tech]) -> dict[str, int]:
+    """For each node how many there are in the longest chain that begins with it."""
+    after: dict[str, list[str]] = defaultdict(list)
+    for tech in all_nodes.values():
+        for needed in tech.requires:
+            after[needed].append(tech.id)
+
+    @cache
+    def length(id: str) -> int:
+        return 1 + max(map(length, after[id]), default=0)
+
+    return {id: length(id) for id in all_nodes}
+
+
+class Workers:
+    """So many may work at a time; of those who wait, the one of the highest rank comes next."""
+
+    def __init__(self, count: int):
+        self.free, self.waiting, self.asked = count, [], 0
+
+    @asynccontextmanager
+    async def working(self, rank: int):
+        if self.free:
+            self.free -= 1
+        else:
+            turn, self.asked = asyncio.get_running_loop().create_future(), self.asked + 1
+            heapq.heappush(self.waiting, (-rank, self.asked, turn))
+            await turn
+        try:
+            yield
+        finally:
+            while self.waiting and self.waiting[0][-1].done():
+                heapq.heappop(self.waiting)  # it was cancelled
+            if self.waiting:
+                heapq.heappop(self.waiting)[-1].set_result(None)
+            else:
+                self.free += 1
+
+# %% ../../nbs/workshop/unlock.ipynb #038a37d4
 async def _run_all(
     tree, chosen, jobs, force, save, now, on_event, but_grants=False, but_long=False
 ) -> dict[str, Result]:
     record, broken = read_record(tree), check_rules(tree)
-    workers, tasks = asyncio.Semaphore(jobs), {}
+    workers, tasks, ranks = Workers(jobs), {}, chains(nodes(tree))
 
     async def one(tech: Tech) -> Result:
         before = {needed: await tasks[needed] for needed in tech.requires if needed in tasks}
@@ -418,7 +462,7 @@ async def _run_all(
             return Result("locked", message=f"needs {', '.join(blocked)}")
         if not force and record.get(tech.id, {}).get("hash") == now[tech.id]:
             return Result("cached", record[tech.id]["tests"])
-        async with workers:
+        async with workers.working(ranks[tech.id]):
             on_event("start", tech.id)
             total = record.get(tech.id, {}).get("tests") if but_grants else None
             result = await run_node(tree, tech, save, total, but_long)
