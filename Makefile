@@ -36,7 +36,7 @@ run: port $(VENV)/.exported  ## build the book, serve it on http://127.0.0.1:800
 
 test: $(VENV)/.dev rules data  ## check, run every chapter's tests afresh, and run all other tests
 	$(RUN) tree --run --verify --but-grants
-	$(PY) -m pytest tests --earn-grants -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest tests --earn-grants -n 2 --dist loadfile
 
 test-all: $(VENV)/.dev  ## the same, and the tests with a model of 400 MB, which it fetches
 	$(RUN) pull qwen2.5-coder-0.5b >/dev/null
