@@ -1320,10 +1320,10 @@ def perturb(item: Item, rng: random.Random) -> str:
     code = frozenset(re.findall(r"\w+", item.code)) if item.kind != "talk" else frozenset()
     for change in rng.sample(("slip", "slip", "case", "end", "please"), rng.randint(1, 2)):
         if change == "slip":
-            literal = [range(*found.span()) for found in QUOTED.finditer(text)]
+            quoted = [range(*found.span()) for found in QUOTED.finditer(text)]
             spots = [found for found in WORD.finditer(text)
                      if found[0] not in code and found[0].lower() not in code
-                     and not any(found.start() in each for each in literal)]
+                     and not any(found.start() in each for each in quoted)]
             if spots:
                 spot = rng.choice(spots)
                 text = text[:spot.start()] + slip(spot[0], rng) + text[spot.end():]

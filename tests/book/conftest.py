@@ -46,9 +46,9 @@ def serving(root):
     return serve
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium):
-    """A running Chromium."""
+    """A running Chromium. Playwright keeps an event loop running, so not beyond the module."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
