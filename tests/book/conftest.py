@@ -57,9 +57,12 @@ def browser(chromium):
         running.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens pages in a fresh profile. Errors and requests that leave the machine are in `page.wrong`."""
+@contextmanager
+def opening(browser):
+    """A function that opens pages in a fresh profile. What goes wrong is in `page.wrong`.
+
+    That is, errors, warnings, and requests that leave the machine.
+    """
     contexts = []
 
     def open_one(width: int = 1280, **options):
@@ -80,3 +83,17 @@ def open_page(browser):
     yield open_one
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens pages for one test."""
+    with opening(browser) as open_one:
+        yield open_one
+
+
+@pytest.fixture(scope="module")
+def open_for_all(browser):
+    """Opens pages for a whole file of tests."""
+    with opening(browser) as open_one:
+        yield open_one
