@@ -113,14 +113,15 @@ def tree(
     id: Annotated[str | None, ONE] = None, run: Annotated[bool, RUN] = False,
     force: Annotated[bool, FORCE] = False, save: Annotated[bool, SAVE] = False,
     verify: Annotated[bool, VERIFY] = False, but_grants: Annotated[bool, BUT_GRANTS] = False,
-    jobs: Annotated[int, JOBS] = os.cpu_count() or 1,
+    jobs: Annotated[int | None, JOBS] = None,
     write: Annotated[bool, WRITE] = False, as_json: Annotated[bool, JSON] = False,
 ):
     """Show the tech tree or one technology of it, or run the chapters' tests."""
     from scratchlm.workshop.tree import TreeError, read_tree, suggest
 
-    if (force or save or verify) and not run:
-        raise typer.BadParameter("--force, --save and --verify say how to run: add --run")
+    if (force or save or verify or jobs) and not run:
+        how = "--force, --save, --verify and --jobs say how to run"
+        raise typer.BadParameter(f"{how}: add --run")
     if but_grants and not verify:
         raise typer.BadParameter("--but-grants is for make test: add --run and --verify")
     whole = read_tree()
@@ -129,7 +130,7 @@ def tree(
     well = True
     if run:
         how = {"force": force, "save": save, "verify": verify, "but_grants": but_grants}
-        well = run_tree(whole, id, as_json, **how, jobs=jobs)
+        well = run_tree(whole, id, as_json, **how, jobs=jobs or os.cpu_count() or 1)
     if write:
         write_generated(read_tree())  # read again, for the run may have stored new outputs
     elif not run:
@@ -338,7 +339,7 @@ def train(
     batch_size: Annotated[int | None, Option("--batch", min=1, help="Windows a step.")] = None,
     lr: Annotated[float | None, Option("--lr", min=0.0, help="The peak learning rate.")] = None,
     vocab_size: Annotated[
-        int | None, Option("--vocab", min=256, help="Size of the vocabulary; 256 reads bytes.")
+        int | None, Option("--vocab", min=257, help="Size of the vocabulary; 257 reads bytes.")
     ] = None,
     seed: Annotated[int | None, SEED] = None,
     fresh: Annotated[bool, Option("--fresh", help="Start over instead of resuming.")] = False,
@@ -359,13 +360,16 @@ def train(
         "vocab_size": vocab_size, "seed": seed,
     }
     chosen = {name: value for name, value in given.items() if value is not None}
+    if engine not in ("numpy", "torch"):
+        raise typer.BadParameter(f"no engine {engine!r}; there are numpy and torch")
     if recipe is None or not coder.is_whole(recipe):
+        if engine == "torch":
+            raise typer.BadParameter("--engine torch is for whole recipes, such as "
+                                     "recipes/coder-tiny.toml")
         train(read_recipe(recipe, chosen), fresh=fresh)
     elif chosen.keys() - {"out"}:
         raise typer.BadParameter(f"{recipe} decides everything; with it go --out and --fresh")
     else:
-        if engine not in ("numpy", "torch"):
-            raise typer.BadParameter(f"no engine {engine!r}; there are numpy and torch")
         coder.run(coder.read_recipe(recipe, out), fresh, engine)
 
 # %% ../../nbs/workshop/cli.ipynb #c89acfbb

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'PEER', 'SHOWN', 'CARD', 'Data', 'Training', 'Exam', 'Recipe', 'read_recipe', 'is_whole', 'checked',
            'model_config', 'code_texts', 'conversation', 'conversations', 'prepare', 'say', 'vocabulary', 'rows_of',
            'train_phase', 'leads', 'Folder', 'learn', 'quantised', 'permuted', 'gguf_metadata', 'export', 'changed',
-           'exams', 'examine', 'marks', 'unrounded', 'completions', 'bits', 'answers', 'attribution', 'card',
+           'exams', 'examine', 'ways', 'marks', 'unrounded', 'completions', 'bits', 'answers', 'attribution', 'card',
            'finished_lines', 'run', 'finish', 'shipped', 'ship', 'claim']
 
 # %% ../../nbs/workshop/coder.ipynb #76291647
@@ -404,12 +404,18 @@ def examine(recipe: Recipe, path: Path, out: Path) -> dict[str, dict]:
     for name, problems in exams(recipe).items():
         samples = recipe.exam.samples if name in ("compositions", "phrasings") else 1
         found[name] = {"problems": len(problems)}
-        for count, heat in {1: 0.0, samples: 0.6}.items():
+        for count, heat in ways(samples).items():
             file = out / f"{name.replace(', ', '-')}-{count}.jsonl"
             rate = marks(lm, problems, count, heat, file, digest, recipe.seed)
             found[name][f"pass@{count}"] = rate
             say("{}: pass@{} {:.1%} ({:.0%} to {:.0%})".format(name, count, *rate))
     return found
+
+
+def ways(samples: int) -> dict[int, float]:
+    """How a set is answered, number of answers -> temperature: once, at the likeliest, and
+    several times by chance."""
+    return {1: 0.0} | ({samples: 0.6} if samples > 1 else {})
 
 
 def marks(lm, problems: list, count: int, heat: float, file: Path, digest: str,
@@ -494,8 +500,8 @@ def answers(model, tokenizer) -> list[str]:
 CARD = """# {name}
 
 A language model of {million:.2f} million parameters for small Python functions and classes,
-trained from nothing by the recipe `recipes/{name}.toml` of the book *scratchlm*, on two
-processor cores and with the book's own code. Licence: Apache-2.0.
+trained from nothing by the recipe `recipes/{name}.toml` of the book *scratchlm*. Licence:
+Apache-2.0.
 
 Ask it for one small function or class in one English sentence. It answers with code in a
 block, which should be run against examples before it is trusted. Outside of that world it
@@ -506,13 +512,13 @@ says that it cannot help, or else it writes something that looks right and is no
 {rates}
 
 Greedy answers for pass@1; five answers at temperature 0.6 for pass@5. In brackets the 95 %
-interval. Compositions and phrasings are generated tasks of kinds that training did not see;
-requests are {requests} sentences written by hand without knowledge of the generator, and
-once more with small changes (case, full stop, "please", a slip of the finger). HumanEval is
-far outside of its world. The weights are rounded to 8 bits; as they were trained, in 32, they
-solve {full:.1%} of the compositions.
+interval. Compositions are generated tasks that training did not see, phrasings are tasks in
+words that training did not see; requests are {requests} sentences written by hand without
+knowledge of the generator, and once more with small changes (case, full stop, "please", a
+slip of the finger). HumanEval is far outside of its world. The weights are rounded to 8 bits;
+as they were trained, in 32, they solve {full:.1%} of the compositions.
 {lines}
-Bits per byte on {valid:,} tokens of nine packages held out: {base_bits:.3f} after
+Bits per byte on {valid:,} tokens of the packages held out: {base_bits:.3f} after
 pretraining, {tuned_bits:.3f} in this model.
 
 ## What it was made from
@@ -520,7 +526,8 @@ pretraining, {tuned_bits:.3f} in this model.
 {tokens:,} tokens: {code:,} rows of {length} tokens of Python out of {packages} permissively
 licensed packages, cleaned and freed of copies and of the examination, and {chats:,} rows of
 generated conversations. Whose packages, under which licences: `ATTRIBUTION.md`. Training
-took {hours:.2f} hours on two cores; at 40 W that is {energy:.0f} Wh.
+took {hours:.2f} hours; at 40 W, as two cores of a desktop processor draw, that is
+{energy:.0f} Wh.
 
 ## What it cannot do
 

@@ -80,6 +80,12 @@ WORKSHOP = [  # in the order to read
     "lm",
     "chat",
     "train",
+    "evaluate",
+    "tasks",
+    "completion",
+    "coder",
+    "torch-engine",
+    "tiny",
     "process",
     "crossref",
     "book",
@@ -132,15 +138,14 @@ def generated(tree: Tree) -> dict[Path, str]:
 
 def write(tree: Tree) -> list[Path]:
     """Bring the generated parts up to date; returns the files that changed."""
-    changed = [
-        path
+    changed = {
+        path: text
         for path, text in generated(tree).items()
         if not path.exists() or path.read_text("utf-8") != text
-    ]
-    texts = generated(tree)
-    for path in changed:
-        write_atomically(path, texts[path])
-    return changed
+    }
+    for path, text in changed.items():
+        write_atomically(path, text)
+    return list(changed)
 
 
 def generated_drift(tree: Tree) -> list[str]:

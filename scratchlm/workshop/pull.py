@@ -295,8 +295,12 @@ def hub_hash(client, repo: str, file: str) -> str | None:
 def hub_fetch(client, repo: str, file: str, path: Path, on_bytes, sha256=None) -> Path:
     """Bring one file of a repository on the hub to `path`, verified if the hub has a hash."""
     sha256 = sha256 or hub_hash(client, repo, file)
+    url = f"{hub_endpoint()}/{repo}/resolve/main/{file}"
     client.headers.update(hub_headers())
-    return fetch(client, f"{hub_endpoint()}/{repo}/resolve/main/{file}", path, sha256, on_bytes)
+    try:
+        return fetch(client, url, path, sha256, on_bytes)
+    finally:  # whom the client asks next is not to see the token
+        client.headers.pop("Authorization", None)
 
 # %% ../../nbs/workshop/pull.ipynb #fe401b75
 def mirror_fetch(client, model: Model, path: Path, bar: Callable) -> Path:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEFAULT', 'SMALL', 'TINY', 'LINK', 'LIMIT', 'NO_CACHE', 'markdown', 'coloured', 'as_events', 'Assistant',
-           'service_of', 'make_app', 'book_pages', 'chat_response', 'listen', 'make_server', 'serve', 'serve_models',
-           'best_model']
+           'service_of', 'make_app', 'book_pages', 'chat_response', 'PortError', 'listen', 'make_server', 'serve',
+           'serve_models', 'best_model']
 
 # %% ../../nbs/workshop/site.ipynb #a52778c7
 import asyncio
@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from .book import Book, BookError, render
 from .chat import first_block
 
 # %% ../../nbs/workshop/site.ipynb #d430009e
@@ -165,9 +164,9 @@ def _answer(self: Assistant, messages: list[dict], **sampling) -> Iterator[dict]
 
 def _pieces(self: Assistant, messages: list[dict], sampling: dict) -> Iterator[str]:
     """The text of an answer, as it comes. The tiny model's is tried first, and comes whole."""
-    if self.name == TINY:
-        from scratchlm.workshop.tiny import careful
+    from scratchlm.workshop.tiny import BUNDLED, careful
 
+    if self.name in BUNDLED:
         with self._busy:
             yield careful(self.lm, messages[-1:])
     elif self.service is not None:
@@ -297,8 +296,12 @@ async def chat_response(request, known: dict[str, Assistant], first: Assistant):
     return Events(lines, media_type="text/event-stream", headers=NO_CACHE)
 
 # %% ../../nbs/workshop/site.ipynb #8b7281e1
+class PortError(Exception):
+    """A port that cannot be had."""
+
+
 def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A socket on this port of this machine. Raises BookError if it cannot be had."""
+    """A socket on this port of this machine. Raises PortError if it cannot be had."""
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -308,8 +311,8 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
         taken.close()
         in_use = getattr(error, "errno", 0) in (48, 98, 10048)
         reason = "is taken" if in_use else f"cannot be used ({error})"
-        raise BookError(
-            f"port {port} {reason}; choose another, as in PORT={min(port + 1, 65535)}"
+        raise PortError(
+            f"port {port} {reason}; choose another, as in --port {min(port + 1, 65535)}"
         ) from None
     return taken
 
@@ -327,6 +330,8 @@ def serve(port: int = 8000, root: Path | str | None = None, model: str | None = 
 
     model: the one to chat with; None for the best that can be fetched.
     """
+    from scratchlm.workshop.book import Book, render
+
     book = Book(root)
     with listen(port) as taken, suppress(KeyboardInterrupt):
         render(root=book.root)
@@ -343,7 +348,7 @@ def serve_models(names: list[str] | None, host: str = "127.0.0.1", port: int = 8
                  queue: int = 64) -> None:
     """Serve models with OpenAI's interface until Ctrl-C. names: None for the best there is.
 
-    Raises ValueError without a key where one is needed, BookError for a port that is taken.
+    Raises ValueError without a key where one is needed, PortError for a port that is taken.
     """
     from scratchlm.assistant.serving import LOCAL, check_binding, create_app, serve_http
     from scratchlm.workshop.lm import load
@@ -363,12 +368,13 @@ def serve_models(names: list[str] | None, host: str = "127.0.0.1", port: int = 8
 
 
 def best_model() -> str:
-    """The name of the best model that can be fetched; says so if it is not the default."""
+    """The name of the best model that can be had; says so if it is not the default."""
     from scratchlm.workshop.pull import PullError, pull
 
-    try:
-        pull(DEFAULT)
-        return DEFAULT
-    except PullError as error:
-        print(f"{error}\nso this is {SMALL}, which is much smaller", flush=True)
-        return SMALL
+    for name, smaller in ((DEFAULT, SMALL), (SMALL, TINY)):
+        try:
+            pull(name)
+            return name
+        except PullError as error:
+            print(f"{error}\nso this is {smaller}, which is much smaller", flush=True)
+    return TINY

@@ -538,7 +538,7 @@ class Item:
 def check(item: Item, code: str) -> str:
     """Run code against the tests of an item in this process: "" or what is wrong.
 
-    For our own code only: what a model wrote belongs into a process of its own (`program`).
+    For our own code only: what a model wrote belongs in a process of its own (`program`).
     """
     try:
         if item.script:

@@ -122,12 +122,13 @@ def prepare(recipe: Recipe, out: Path) -> tuple:
     from scratchlm.language.bpe import BPE, train_bpe
     from scratchlm.transformer.checkpoint import load_safetensors, save_safetensors
 
+    vocabulary, tokens = out / "tokenizer.json", out / "tokens.safetensors"
+    kept = load_safetensors(tokens) if tokens.exists() else {}
+    if "valid_bytes" in kept:
+        n_bytes = int(kept["valid_bytes"][0])
+        return BPE.from_tokenizer_json(vocabulary), kept["train"], kept["valid"], n_bytes
     train_texts, valid_texts = read_texts(recipe.data)
     n_bytes = sum(len(text.encode()) for text in valid_texts)
-    vocabulary, tokens = out / "tokenizer.json", out / "tokens.safetensors"
-    if tokens.exists():
-        kept = load_safetensors(tokens)
-        return BPE.from_tokenizer_json(vocabulary), kept["train"], kept["valid"], n_bytes
     print(f"training a tokenizer of {recipe.vocab_size} tokens")
     tokenizer = train_bpe(train_texts, recipe.vocab_size, special_tokens=[END_OF_TEXT])
     end = tokenizer.special_tokens[END_OF_TEXT]
@@ -138,7 +139,8 @@ def prepare(recipe: Recipe, out: Path) -> tuple:
         for split, texts in (("train", train_texts), ("valid", valid_texts))
     }
     tokenizer.save(out)
-    save_safetensors(tokens, ids)  # last, and at once: where it is, both are whole
+    count = {"valid_bytes": np.array([n_bytes])}
+    save_safetensors(tokens, ids | count)  # last, and at once: where it is, both are whole
     return tokenizer, ids["train"], ids["valid"], n_bytes
 
 # %% ../../nbs/workshop/train.ipynb #ddad1d5f

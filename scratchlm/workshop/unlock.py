@@ -493,6 +493,8 @@ def with_prerequisites(tree: Tree, ids: list[str] | None) -> list[str]:
     known, order = nodes(tree), []
 
     def visit(id: str):
+        if id in order:
+            return
         if id not in known:
             planned = (
                 " is planned, but not written yet"
@@ -502,8 +504,7 @@ def with_prerequisites(tree: Tree, ids: list[str] | None) -> list[str]:
             raise TreeError([f"{id!r}{planned}"])
         for needed in known[id].requires:
             visit(needed)
-        if id not in order:
-            order.append(id)
+        order.append(id)
 
     for id in ids or known:
         visit(id)

@@ -12,7 +12,7 @@ from sample import FIRST, INDEX, SECOND, THEME, code, md, shown, write_book, wri
 
 from scratchlm.workshop.book import BookError, process, render
 from scratchlm.workshop.process import Book
-from scratchlm.workshop.site import serve
+from scratchlm.workshop.site import PortError, serve
 
 
 def text(path) -> str:
@@ -234,9 +234,9 @@ def test_a_taken_port_is_one_clear_line(sample):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(BookError) as error:
+        with pytest.raises(PortError) as error:
             serve(port, sample.parent)
-    assert str(error.value) == f"port {port} is taken; choose another, as in PORT={port + 1}"
+    assert str(error.value) == f"port {port} is taken; choose another, as in --port {port + 1}"
 
 
 def test_the_server_is_quiet_and_knows_what_is_missing(sample, capfd, serving):
