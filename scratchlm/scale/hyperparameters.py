@@ -34,7 +34,8 @@ class Trial:
 
     @property
     def spread(self) -> float:
-        """The standard deviation between seeds; NaN unless there are two finite scores."""
+        """The standard deviation between seeds (over n - 1); NaN if a score is not finite, or
+        there is only one."""
         finite = len(self.scores) > 1 and all(map(math.isfinite, self.scores))
         return float(np.std(self.scores, ddof=1)) if finite else math.nan
 
@@ -43,7 +44,7 @@ def sweep(run: Callable, settings: Iterable[dict], seeds: Iterable[int] = (0,)) 
     """Call run(seed=…, **setting) for every setting and seed; the best mean comes first.
 
     run: returns a number, the lower the better. NaN and a TrainingError count as infinity.
-    All settings get the same seeds. In a terminal there is a progress bar.
+    All settings get the same seeds. In a terminal there is a progress bar (Rich's) meanwhile.
     Raises ValueError if there is nothing to run.
     """
     settings, seeds, trials = list(settings), list(seeds), []
@@ -101,7 +102,10 @@ def grid(**values: Sequence) -> list[dict]:
 
 def random_settings(count: int, rng: np.random.Generator,
                     **ranges: tuple[float, float]) -> list[dict]:
-    """`count` settings; each knob is drawn log-uniformly from its (low, high)."""
+    """`count` settings of plain floats, log-uniform in the (low, high) of each knob.
+
+    All numbers of the first knob are drawn first, then those of the second, and so on.
+    """
     columns = [log_uniform(low, high, count, rng).tolist() for low, high in ranges.values()]
     return [dict(zip(ranges, row)) for row in zip(*columns)]
 
@@ -109,11 +113,14 @@ def random_settings(count: int, rng: np.random.Generator,
 def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
     """The mean of one's score minus the other's, seed by seed, and its standard error.
 
+    NaN if a score is not finite.
     Raises ValueError unless both have the same number of scores, two or more.
     """
     if len(one.scores) != len(other.scores) or len(one.scores) < 2:
         raise ValueError(f"paired_difference: {len(one.scores)} and {len(other.scores)} "
                          f"scores; pass trials with the same seeds, two or more")
+    if not all(map(math.isfinite, one.scores + other.scores)):
+        return math.nan, math.nan
     gaps = np.subtract(one.scores, other.scores)
     return float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
 
