@@ -132,7 +132,8 @@ def width_roles(model: Module, base: Module) -> dict[str, tuple[str, float]]:
     "output" if only the inputs have, else "input" (with a factor of 1): matrices that read
     something of fixed size, tables, biases, gains. Parameters that are no layer's weight are
     read as (…, out, in) if both of these axes have grown, and otherwise as tables.
-    Raises ValueError if more than widths differs, or if a table is tied to an output layer.
+    Raises ValueError unless both have parameters of the same names and numbers of axes, or if
+    a table, wider than in the base, is tied to an output layer.
     """
     layers, tables, roles = _lies_transposed(model), _tables(model), {}
     before, after = (dict(each.named_parameters()) for each in (base, model))
@@ -153,7 +154,7 @@ def width_roles(model: Module, base: Module) -> dict[str, tuple[str, float]]:
 
 # %% ../../nbs/scale/hyperparameters.ipynb #4a52b18b
 def _tables(model: Module) -> set[int]:
-    """The ids of all parameters that belong to something else than a layer."""
+    """The ids of all parameters that belong to a module without `in_features`."""
     return {
         id(value) for module in model.modules() if not hasattr(module, "in_features")
         for value in vars(module).values() if isinstance(value, Parameter)
@@ -266,7 +267,7 @@ def _activations(model: Module, loss_fn: Callable, batch: tuple) -> dict[str, np
 def growth(rows: list[dict], key: str = "change") -> dict[str, float]:
     """For each name the power of the width with which row[key] grows, in the last step.
 
-    Names for which it is 0 at some width are left out.
+    It is the slope of a straight line fitted to the logarithms, over all widths. Names for which it is 0 at some width are left out.
     """
     last, points = max(row["step"] for row in rows), {}
     for row in rows:
