@@ -63,7 +63,7 @@ def not_english(text: str) -> bool:
 
 
 def repetitive(text: str) -> bool:
-    """Whether half of its longer lines stand there more than once [Gopher's rule]."""
+    """Whether fewer than half of its longer lines are different ones [Gopher's rule]."""
     lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 12]
     return len(lines) > 20 and len(set(lines)) < 0.5 * len(lines)
 
