@@ -267,7 +267,8 @@ def _activations(model: Module, loss_fn: Callable, batch: tuple) -> dict[str, np
 def growth(rows: list[dict], key: str = "change") -> dict[str, float]:
     """For each name the power of the width with which row[key] grows, in the last step.
 
-    It is the slope of a straight line fitted to the logarithms, over all widths. Names for which it is 0 at some width are left out.
+    It is the slope of a straight line fitted to the logarithms, over all widths. Names for
+    which row[key] is 0 at some width are left out.
     """
     last, points = max(row["step"] for row in rows), {}
     for row in rows:
