@@ -121,7 +121,7 @@ def hashed(words: list[str]) -> np.ndarray:
 
 
 def runs(hashes: np.ndarray, n: int) -> np.ndarray:
-    """A hash of every run of n words: (W,) uint64 to (W - n + 1,). A shorter text is one run."""
+    """A hash of every run of n words: (W,) uint64 to (W - n + 1,). A short text is one."""
     n = min(n, len(hashes))
     result = np.zeros(len(hashes) - n + (n > 0), np.uint64)
     for i in range(n):
