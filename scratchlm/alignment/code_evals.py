@@ -121,7 +121,7 @@ def read_lines(path: Path, problem: Callable[[dict], Problem]) -> list[Problem]:
 
 # %% ../../nbs/alignment/code_evals.ipynb #2289cf80
 FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.S | re.M)
-CODE = re.compile(r"^(?:def|class|async def|import|from|return|@)\b.*|^@\w", re.M)
+CODE = re.compile(r"^((def|class|async def|import|from|return)\b|@\w|[^\W\d]\w* ?=[^=])", re.M)
 
 
 def extract(answer: str, entry: str | None = None) -> str:
@@ -527,7 +527,8 @@ def evaluate(answer: Callable, problems: Iterable[Problem], samples: int = 1,
     answer: answer(problem, seed) -> str, or has many(jobs) -> (job, str), in any order.
     out: a file of samples; what it holds is not asked again. settings: what decides an answer
     (model, temperature, …), kept in that file. workers: sandboxes at a time; None: one a core.
-    A row has id, sample, kind (of KINDS), error, level, answer. Raises EvalError, SandboxError.
+    A row has id, sample, kind (of KINDS), error, level, problem (its digest), answer.
+    Raises EvalError, SandboxError.
     """
     problems = list(problems)
     if samples < 1 or not problems:

@@ -230,7 +230,7 @@ class ApiError(Exception):
 def is_number(low: float, high: float, whole: bool = False) -> Callable:
     """A check that a value is a number within these limits."""
     kinds = (int,) if whole else (int, float)
-    what = f"a {'whole ' * whole}number from {low:g} to {high:g}"
+    what = f"a {'whole ' * whole}number from {low} to {high}"
     return lambda v: None if (isinstance(v, kinds) and not isinstance(v, bool)
                               and low <= v <= high) else f"must be {what}"
 

@@ -337,16 +337,16 @@ def choose(requests: list[Request], scores: np.ndarray) -> list[int | Exception]
 
 # %% ../../nbs/inference/batching.ipynb #be8e8b5a
 def _choose_one(request: Request, row: np.ndarray) -> int:
-    def draw(row):
+    def pick(row):
         check_scores(row)
         moved = penalise(row, request.seen or (), request.options["repetition_penalty"])
         return draw_quickly(moved, request.rng, **request.options)
 
     constraint = request.constraint
     if constraint is None:
-        return draw(row)
+        return pick(row)
     if not any(request.options[name] for name in ("top_k", "top_p", "min_p")):
-        id = draw(row)  # and ask afterwards: most of the time there is no need for a mask
+        id = pick(row)  # and ask afterwards: most of the time there is no need for a mask
         if constraint.allows(id):
             constraint.advance(id)
             return id
@@ -355,7 +355,7 @@ def _choose_one(request: Request, row: np.ndarray) -> int:
         return -1
     allowed = np.zeros(len(row), bool)
     allowed[: len(mask)] = mask[: len(row)]
-    id = draw(np.where(allowed, row, np.float32(-np.inf)))
+    id = pick(np.where(allowed, row, np.float32(-np.inf)))
     constraint.advance(id)
     return id
 

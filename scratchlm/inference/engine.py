@@ -764,17 +764,17 @@ def _allocate(self: Engine) -> None:
     sizes = {ROWS: tokens * c[ROW_SIZE], ACTS: tokens * c[ACT_SIZE], QKV: tokens * c[QKV_SIZE],
              OUT: tokens * c[OUT_SIZE], HIDDEN: tokens * c[HIDDEN_SIZE],
              PIECES: tokens * c[HEADS] * self.chunks * head,
-             SCORES: threads * group * CHUNK * 4, PHASES: threads * 64,
+             SCORES: threads * group * CHUNK * 4,
              PAGES: pages * c[LAYERS] * kv * 64 * c[HEAD_DIM]}
     for name, size in sizes.items():
         c[name] = self.hold(np.zeros(size, np.uint8))
     self.x = np.zeros((tokens, c[WIDTH]), np.float32)
     self.logits = np.zeros((tokens, c[LOGITS_SIZE] // 4), np.float32)
     self.counters = np.zeros(8 + c[LAYERS], np.int64)
-    self.phases = self.kept[-2].view(np.int64)
+    self.phases = np.zeros(8 * threads, np.int64)  # a cache line for each thread
     self.where, self.tables, self.chosen = np.zeros((3, tokens), np.int64)
     c[X], c[LOGITS], c[THREADS] = self.x.ctypes.data, self.logits.ctypes.data, threads
-    c[COUNTER] = self.counters.ctypes.data
+    c[COUNTER], c[PHASES] = self.counters.ctypes.data, self.phases.ctypes.data
     c[TICKETS] = c[COUNTER] + 64
     c[POSITIONS], c[TABLES] = self.where.ctypes.data, self.tables.ctypes.data
     c[CHOSEN] = self.chosen.ctypes.data

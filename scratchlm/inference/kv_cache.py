@@ -159,7 +159,8 @@ def _decode_block(block: LlamaBlock, products: list[tuple], x: np.ndarray, cos: 
 
     hidden = _product(_norm(x, block.post_attention_layernorm), *gate_up)
     gate, up = hidden.reshape(2, -1)  # (2, I)
-    opened = np.exp(-gate)
+    with np.errstate(over="ignore"):  # an infinite exp(-gate) is right: gate / inf = 0
+        opened = np.exp(-gate)
     opened += 1
     np.divide(gate, opened, out=opened)  # silu(gate)
     opened *= up

@@ -82,7 +82,7 @@ def _offer(self: PrefixCache, node: Node) -> None:
 
 
 def stale(entry: tuple[int, int, Node]) -> bool:
-    """Whether much has happened since a page was put on the heap, so that it may not go."""
+    """Whether so much has happened since a page was put on the heap that it may not go."""
     used, _, node = entry
     return bool(node.parent is None or node.refs or node.children or node.used != used)
 
@@ -223,9 +223,10 @@ def _needed(self: PrefixCache, text: list[int]) -> int:
     Idle ones that it finds count, for then they are available no more.
     """
     node, at = self.root, 0
+    known = text[:-1]  # the last token is left to read, so its page is not shared
     while node is not None and (node.refs or node is self.root):
         at += 1
-        node = node.children.get(tuple(text[(at - 1) * PAGE : at * PAGE]))
+        node = node.children.get(tuple(known[(at - 1) * PAGE : at * PAGE]))
     return Pages.needed(self, text) - (at - 1)
 
 

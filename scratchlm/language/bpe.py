@@ -6,12 +6,13 @@
 __all__ = ['Pair', 'Ranks', 'FORMS', 'PRINTABLE', 'BYTE_ORDER', 'BYTE_TO_CHARACTER', 'BACK', 'GGUF_PATTERNS', 'NORMAL', 'UNKNOWN',
            'CONTROL', 'USER_DEFINED', 'UNUSED', 'BYTE', 'count_pairs', 'merge_in_word', 'learn_merges', 'merge_simply',
            'merge_with_heap', 'Cache', 'Split', 'join', 'BPE', 'without_special', 'rank', 'byte_level_spec', 'prepare',
-           'flatten', 'unsupported', 'pattern_of', 'normaliser', 'normalise', 'splitters', 'prefix_space', 'Metaspace',
-           'pre_tokenise', 'encode_plain', 'encode_parts', 'encode_word', 'units', 'fill', 'bytes_of', 'id_to_bytes',
-           'token_to_id', 'without_cache', 'train_bpe', 'to_printable', 'from_printable', 'from_tokenizer_json',
-           'read_json', 'read_added', 'read_ends', 'split_special', 'cut_at', 'to_tokenizer_json', 'template', 'save',
-           'SentencePieceBPE', 'prepare_pieces', 'cut_safely', 'character_units', 'rank_by_score', 'sentencepiece_spec',
-           'train_sentencepiece', 'from_gguf_metadata', 'gguf_bytes']
+           'flatten', 'unsupported', 'pattern_of', 'normaliser', 'normalise', 'prepend_scheme', 'splitters',
+           'prefix_space', 'Metaspace', 'pre_tokenise', 'encode_plain', 'encode_parts', 'encode_word', 'units', 'fill',
+           'bytes_of', 'id_to_bytes', 'token_to_id', 'without_cache', 'train_bpe', 'to_printable', 'from_printable',
+           'from_tokenizer_json', 'read_json', 'read_added', 'read_ends', 'split_special', 'cut_at',
+           'to_tokenizer_json', 'template', 'save', 'SentencePieceBPE', 'prepare_pieces', 'cut_safely',
+           'character_units', 'rank_by_score', 'sentencepiece_spec', 'train_sentencepiece', 'from_gguf_metadata',
+           'gguf_bytes']
 
 # %% ../../nbs/language/bpe.ipynb #8ad1e4ec
 import json
@@ -321,6 +322,18 @@ def normalise(text: str, steps: list[dict]) -> str:
             text = regex.sub(pattern_of(step), step["content"].replace("\\", r"\\"), text)
     return text
 
+# %% ../../nbs/language/bpe.ipynb #46a36953
+def prepend_scheme(step: dict) -> str:
+    """When a Metaspace puts a space in front: always, never, or first in the input only.
+
+    Raises ValueError if its fields contradict each other.
+    """
+    scheme = step.get("prepend_scheme", "always")
+    if step.get("add_prefix_space") is False and scheme != "never":
+        raise ValueError(f"tokenizer.json: a Metaspace has add_prefix_space false, but the "
+                         f"prepend_scheme {scheme!r}; write 'never' if there is to be no space")
+    return scheme
+
 # %% ../../nbs/language/bpe.ipynb #0cc43357
 def splitters(spec: dict | None) -> list[Callable[[str], list[str]]]:
     """The steps of a pre-tokenizer as functions that cut a text into pieces."""
@@ -335,8 +348,8 @@ def splitters(spec: dict | None) -> list[Callable[[str], list[str]]]:
             steps += [prefix_space] if step.get("add_prefix_space", True) else []
             steps += [Split(GPT2_PATTERN)] if step.get("use_regex", True) else []
         elif kind == "Metaspace":
-            scheme = step.get("prepend_scheme", "always")
-            steps.append(Metaspace(step["replacement"], scheme, step.get("split", True)))
+            scheme, split = prepend_scheme(step), step.get("split", True)
+            steps.append(Metaspace(step["replacement"], scheme, split))
         else:
             raise unsupported("pre-tokenizer", kind)
     return steps
@@ -663,7 +676,8 @@ class SentencePieceBPE(BPE):
         self.scores, self.byte_fallback = scores, byte_fallback
         spec = spec or sentencepiece_spec()
         self.strips_space = any(
-            step["type"] == "Strip" or step.get("prepend_scheme", "never") != "never"
+            step["type"] == "Strip"
+            or (step["type"] == "Metaspace" and prepend_scheme(step) != "never")
             for step in flatten(spec["decoder"], "decoders"))
         super().__init__(vocab, merges, pattern, special_tokens, fuse_unk=fuse_unk, spec=spec,
                          **others)
@@ -754,8 +768,8 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int, characters: int |
     kept = sorted(character for character, _ in seen.most_common(characters))
     names = [*special_tokens, *(f"<0x{byte:02X}>" for byte in range(256)), *kept]
     if vocab_size < len(names):
-        raise ValueError(f"train_sentencepiece: vocab_size is {vocab_size}, but special tokens "
-                         f"bytes and characters are {len(names)}; keep fewer characters")
+        raise ValueError(f"train_sentencepiece: vocab_size is {vocab_size}, but characters, "
+                         f"bytes and special tokens are {len(names)}; keep fewer characters")
     ids, units = {name: id for id, name in enumerate(names)}, Counter()
     gap = next(character for character in map(chr, range(0x110000)) if character not in seen)
     for word, count in words.items():

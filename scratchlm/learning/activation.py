@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from ..foundations.tensor import Tensor, as_tensor, record
+from ..foundations.tensor import Tensor, _mode, as_tensor, record
 from ..workshop.upgrade import upgradable
 
 # %% ../../nbs/learning/activation.ipynb #2205eb75
@@ -39,7 +39,8 @@ def in_blocks(x: Tensor, kernel: Callable) -> Tensor:
     if array.dtype.kind != "f":
         raise TypeError(f"activation: needs floating point numbers, not {array.dtype}; "
                         f"convert them, for example with array.astype(np.float32)")
-    value, slope = np.empty_like(array), np.empty_like(array) if x.requires_grad else None
+    wanted = x.requires_grad and _mode.recording  # False under no_grad
+    value, slope = np.empty_like(array), np.empty_like(array) if wanted else None
     flat = [None if a is None else a.reshape(-1) for a in (array, value, slope)]  # (N,)
     for start in range(0, array.size, BLOCK):
         kernel(*(None if a is None else a[start : start + BLOCK] for a in flat))

@@ -94,7 +94,8 @@ def kaiming_normal_(p: Parameter, rng: np.random.Generator | None = None,
                     nonlinearity: str = "relu") -> Parameter:
     """Fill a weight with variance gain² / in, normally; return it (He et al., 2015).
 
-    nonlinearity: what follows the layer, a name in GAINS; ValueError for any other.
+    nonlinearity: the activation that the layer's input has been through, a name in GAINS;
+    ValueError for any other.
     """
     return normal_(p, rng, _kaiming_std(p, nonlinearity))
 

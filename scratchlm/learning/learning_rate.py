@@ -87,12 +87,13 @@ def wsd(warmup: int, total: int, decay: float = 0.2, final: float = 0.0) -> Sche
 def range_test(model, optimizer, loss_fn: Callable, batches: Iterable[tuple],
                lowest: float = 1e-5, highest: float = 10.0,
                steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Train for a moment while the learning rate climbs, and put everything back.
+    """Train for a moment while the learning rate climbs; put model and optimizer back.
 
     loss_fn(model, batch) gives a Tensor with one number. The rate, one for all groups, grows by
     the same factor at each step, from `lowest` to `highest`; the test ends early when the loss
     is four times its best or not a number, or when the batches run out. Returns the rates and
-    the losses, one per step made.
+    the losses, one per step made. What cannot be put back: the batches taken from an iterator,
+    and the numbers that random generators inside the model have drawn.
     """
     weights = {name: array.copy() for name, array in model.state_dict().items()}
     before = copy.deepcopy(optimizer.state_dict())

@@ -25,7 +25,7 @@ from ..workshop.pull import Document, progress_bar, pull_humaneval
 
 # %% ../../nbs/scale/data_cleaning.ipynb #d89d8d27
 def generated(text: str) -> bool:
-    """Whether the beginning says that a program wrote it."""
+    """Whether the first 600 characters say that a program wrote it."""
     return bool(re.search(r"(?i)\b(auto-?|automatically )generated\b|@generated|"
                           r"\bdo not (edit|modify)\b", text[:600]))
 
@@ -41,7 +41,7 @@ NAME, NUMBER = r"[^\W\d]\w*", r"\b\d[\w.]*"
 
 
 def data_table(text: str) -> bool:
-    """Whether it has twice as many strings and numbers as names, and more than 60."""
+    """Whether it has over 60 strings and numbers, twice as many as names outside of them."""
     rest, strings = re.subn(STRING, " ", re.sub(r"(?m)^\s*#.*", "", text))
     literals = strings + len(re.findall(NUMBER, rest))
     return literals > 60 and literals > 2 * len(re.findall(NAME, rest))
@@ -63,7 +63,7 @@ def not_english(text: str) -> bool:
 
 
 def repetitive(text: str) -> bool:
-    """Whether half of its longer lines stand there more than once [Gopher's rule]."""
+    """Whether fewer than half of its lines of over 12 characters differ [Gopher's rule]."""
     lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 12]
     return len(lines) > 20 and len(set(lines)) < 0.5 * len(lines)
 
@@ -91,7 +91,7 @@ FILTERS = (generated, minified, data_table, few_letters, not_english, repetitive
 
 # %% ../../nbs/scale/data_cleaning.ipynb #6874a152
 def strip_header(text: str) -> str:
-    """The text without the comment lines at its top, if they speak of copyright or licence."""
+    """The text without the comment and blank lines at its top, if they speak of a licence."""
     top = re.match(r"(?:[ \t]*#[^\n]*\n|[ \t]*\n)+", text)
     if top and re.search(r"(?i)copyright|licen[sc]e|spdx|\(c\) (19|20)\d\d", top[0]):
         return text[top.end() :]
@@ -121,7 +121,7 @@ def hashed(words: list[str]) -> np.ndarray:
 
 
 def runs(hashes: np.ndarray, n: int) -> np.ndarray:
-    """A hash of every run of n words: (W,) uint64 to (W - n + 1,). A shorter text is one."""
+    """A hash of every run of n words: (W,) uint64 to (W - n + 1,). A short text is one."""
     n = min(n, len(hashes))
     result = np.zeros(len(hashes) - n + (n > 0), np.uint64)
     for i in range(n):
@@ -144,7 +144,7 @@ BANDS, ROWS = 25, 5
 
 
 def minhash(sets: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
-    """The signatures of sets of shingles: (texts, BANDS * ROWS) uint32."""
+    """The signatures of sets of shingles: (texts, BANDS * ROWS) uint32; no shingles are {0}."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 2**64, (2, BANDS * ROWS), dtype=np.uint64)
     a |= np.uint64(1)
@@ -212,7 +212,10 @@ def place(document: Document | Unit) -> str:
 
 
 def merit(document: Document | Unit) -> tuple[bool, int, str]:
-    """Of several that are alike, the one with the highest merit stays."""
+    """Of several that are alike, the one with the highest merit stays.
+
+    A docstring (anything in three quotes) counts first, then the number of characters.
+    """
     explained = '"""' in document.text or "'''" in document.text
     return explained, len(document.text), place(document)
 
@@ -226,7 +229,8 @@ def overlap(texts: Iterable[str], against: Iterable[str], n: int = 10,
             least: int = 6) -> np.ndarray:
     """The share of each text's runs of n words that stand in `against`, too: (texts,) float.
 
-    What has fewer words in `against` counts as one run, if they are at least `least`.
+    What has fewer words in `against` counts as one run, if they are at least `least`; its
+    share is then one of the runs of that length. The largest share is the text's.
     """
     return _overlap([*map(plain_words, texts)], against, n, least)
 
@@ -253,7 +257,7 @@ def _overlap(words: list[np.ndarray], against: Iterable[str], n: int = 10,
 
 # %% ../../nbs/scale/data_cleaning.ipynb #501050a3
 def read_texts(path: Path, fields: Sequence[str]) -> list[str]:
-    """These fields of every line of a JSONL file, joined. A name in .gz means gzipped."""
+    """These fields of every line of a JSONL file, a line each. A name in .gz means gzipped."""
     with gzip.open(path, "rt", encoding="utf-8") if str(path).endswith(".gz") else open(
             path, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file if line.strip()]
@@ -303,7 +307,7 @@ def clean(documents: Iterable[Document | Unit], against: Iterable[str] = (),
     apart: texts held out; a third of a document's runs is enough. threshold: the Jaccard
     similarity from which two count as the same. The order of `documents` does not matter.
     """
-    before = sorted(documents, key=place)
+    before = list(documents)
     kept = sorted((replace(each, text=strip_header(each.text)) for each in before), key=place)
     report = [Taken("notice", sum(each.text != strip_header(each.text) for each in before),
                     size_of(before) - size_of(kept), ())]

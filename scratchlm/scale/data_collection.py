@@ -352,7 +352,9 @@ def unwanted(name: str, data: bytes) -> str:
         return "too long"
     if not re.search(r"^\s*(def|class) ", text, flags=re.M):
         return "no function or class"
-    return "own terms" if re.search(OWN_TERMS, text[:2_000]) else ""
+    if re.search(OWN_TERMS, text[:2_000]):
+        return "own terms"
+    return "line ends" if "\r" in text else ""
 
 # %% ../../nbs/scale/data_collection.ipynb #f1ba9c74
 @dataclass(frozen=True)

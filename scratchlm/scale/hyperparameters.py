@@ -34,7 +34,8 @@ class Trial:
 
     @property
     def spread(self) -> float:
-        """The standard deviation between seeds; NaN unless there are two finite scores."""
+        """The standard deviation between seeds (over n - 1); NaN if a score is not finite, or
+        there is only one."""
         finite = len(self.scores) > 1 and all(map(math.isfinite, self.scores))
         return float(np.std(self.scores, ddof=1)) if finite else math.nan
 
@@ -43,7 +44,7 @@ def sweep(run: Callable, settings: Iterable[dict], seeds: Iterable[int] = (0,)) 
     """Call run(seed=…, **setting) for every setting and seed; the best mean comes first.
 
     run: returns a number, the lower the better. NaN and a TrainingError count as infinity.
-    All settings get the same seeds. In a terminal there is a progress bar.
+    All settings get the same seeds. In a terminal there is a progress bar (Rich's) meanwhile.
     Raises ValueError if there is nothing to run.
     """
     settings, seeds, trials = list(settings), list(seeds), []
@@ -101,7 +102,10 @@ def grid(**values: Sequence) -> list[dict]:
 
 def random_settings(count: int, rng: np.random.Generator,
                     **ranges: tuple[float, float]) -> list[dict]:
-    """`count` settings; each knob is drawn log-uniformly from its (low, high)."""
+    """`count` settings of plain floats, log-uniform in the (low, high) of each knob.
+
+    All numbers of the first knob are drawn first, then those of the second, and so on.
+    """
     columns = [log_uniform(low, high, count, rng).tolist() for low, high in ranges.values()]
     return [dict(zip(ranges, row)) for row in zip(*columns)]
 
@@ -109,11 +113,14 @@ def random_settings(count: int, rng: np.random.Generator,
 def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
     """The mean of one's score minus the other's, seed by seed, and its standard error.
 
+    NaN if a score is not finite.
     Raises ValueError unless both have the same number of scores, two or more.
     """
     if len(one.scores) != len(other.scores) or len(one.scores) < 2:
         raise ValueError(f"paired_difference: {len(one.scores)} and {len(other.scores)} "
                          f"scores; pass trials with the same seeds, two or more")
+    if not all(map(math.isfinite, one.scores + other.scores)):
+        return math.nan, math.nan
     gaps = np.subtract(one.scores, other.scores)
     return float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
 
@@ -125,7 +132,8 @@ def width_roles(model: Module, base: Module) -> dict[str, tuple[str, float]]:
     "output" if only the inputs have, else "input" (with a factor of 1): matrices that read
     something of fixed size, tables, biases, gains. Parameters that are no layer's weight are
     read as (…, out, in) if both of these axes have grown, and otherwise as tables.
-    Raises ValueError if more than widths differs, or if a table is tied to an output layer.
+    Raises ValueError unless both have parameters of the same names and numbers of axes, or if
+    a table, wider than in the base, is tied to an output layer.
     """
     layers, tables, roles = _lies_transposed(model), _tables(model), {}
     before, after = (dict(each.named_parameters()) for each in (base, model))
@@ -146,7 +154,7 @@ def width_roles(model: Module, base: Module) -> dict[str, tuple[str, float]]:
 
 # %% ../../nbs/scale/hyperparameters.ipynb #4a52b18b
 def _tables(model: Module) -> set[int]:
-    """The ids of all parameters that belong to something else than a layer."""
+    """The ids of all parameters that belong to a module without `in_features`."""
     return {
         id(value) for module in model.modules() if not hasattr(module, "in_features")
         for value in vars(module).values() if isinstance(value, Parameter)
@@ -259,7 +267,8 @@ def _activations(model: Module, loss_fn: Callable, batch: tuple) -> dict[str, np
 def growth(rows: list[dict], key: str = "change") -> dict[str, float]:
     """For each name the power of the width with which row[key] grows, in the last step.
 
-    Names for which it is 0 at some width are left out.
+    It is the slope of a straight line fitted to the logarithms, over all widths. Names for
+    which row[key] is 0 at some width are left out.
     """
     last, points = max(row["step"] for row in rows), {}
     for row in rows:

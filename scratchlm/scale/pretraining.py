@@ -78,11 +78,14 @@ def code_rows(tokenizer: Tokenizer, files: list[str], units: list[str], length: 
     """`count` rows of `length` places: whole files chopped, and a share of units with gaps.
 
     suffix_first: of those. Texts are taken from the front of each list. ValueError if there
-    are too few for that.
+    are too few for that, or `gaps` is no share.
     """
-    holes = round(gaps * count)
-    plain = chop(token_stream(tokenizer, files, (count - holes) * length + 1), length)
-    parts = [first_rows(plain, count - holes, seed)]
+    if not 0 <= gaps <= 1:
+        raise ValueError(f"code_rows: gaps is {gaps}; needed is a share from 0 to 1")
+    holes, parts = round(gaps * count), []
+    if holes < count:
+        plain = chop(token_stream(tokenizer, files, (count - holes) * length + 1), length)
+        parts.append(first_rows(plain, count - holes, seed))
     if holes:
         some, held = [], 0
         for ids in gapped(tokenizer, units, length, seed, suffix_first):

@@ -233,7 +233,8 @@ def beam_search(model: Module, ids: Iterable[int], max_new_tokens: int, beams: i
     ids, stop = [int(id) for id in ids], {int(id) for id in stop_ids}
     if not ids or max_new_tokens < 0 or beams < 1:
         raise ValueError(f"beam_search: got {len(ids)} ids, {max_new_tokens} max_new_tokens "
-                         f"and {beams} beams; give at least one id, 0 tokens and one beam")
+                         f"and {beams} beams; give at least one id, 0 or more tokens and at "
+                         "least one beam")
     running, finished = [(0.0, [])], [] if max_new_tokens else [(0.0, [])]
     for length in range(1, max_new_tokens + 1):
         candidates = _extend(model, ids, running, max(2, 1 + len(stop)) * beams)

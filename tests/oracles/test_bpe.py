@@ -1,7 +1,7 @@
 """Hugging Face's tokenizers, SentencePiece and transformers as the judges of our byte-pair encoding.
 
 Training must give the same merges, and encoding the same ids, string by string. The strings are
-made of everything that breaks tokenizers: characters of every plane, combining marks, control
+made of everything that breaks tokenizers: characters of nine planes, combining marks, control
 characters, odd white space, special tokens in the middle of words.
 """
 
@@ -43,8 +43,8 @@ for i in range(1000, 2024):
 def assigned(code: int) -> bool:
     """Whether all Unicode databases here agree on it: known to this Python, or never assigned.
 
-    The plane of private use and the empty planes 4 to 13 take part; what is younger than this
-    Python's database does not, as its category depends on the version.
+    Private use and the empty planes 4 to 13 count (one plane and three are in PLANES); what is
+    younger than this Python's database does not, as its category depends on the version.
     """
     return not 0xD800 <= code < 0xE000 and (
         unicodedata.category(chr(code)) != "Cn" or 0x40000 <= code < 0xE0000
@@ -215,6 +215,30 @@ def test_sentencepiece_flavour_encodes_as_tokenizers(name, number=13_000):
         assert again.encode(string, parse_special=False) == ids
         if name in ("llama", "gemma") and "▁" not in string:
             assert ours.decode(ids) == string == theirs.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"prepend_scheme": "always"}, {"prepend_scheme": "first"}, {"prepend_scheme": "never"},
+    {"add_prefix_space": True}, {"add_prefix_space": False}, {"add_prefix_space": None},
+    {"prepend_scheme": "always", "add_prefix_space": False},
+    {"prepend_scheme": "never", "add_prefix_space": False},
+    {"prepend_scheme": "never", "add_prefix_space": True},
+])
+@pytest.mark.parametrize("part", ["pre_tokenizer", "decoder"])
+def test_fields_of_metaspace(part, fields):
+    data = json.loads(sentencepiece_like(None, pre.Metaspace(), decoders.Metaspace()).to_str())
+    data[part] = {"type": "Metaspace", "replacement": "▁"} | fields
+    try:
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(data))
+    except Exception:  # they refuse it
+        with pytest.raises(ValueError, match="a Metaspace has add_prefix_space false"):
+            BPE.from_tokenizer_json(data)
+        return
+    ours = BPE.from_tokenizer_json(data)
+    for string in ("name", " name", "return name"):
+        ids = ours.encode(string)
+        assert ids == theirs.encode(string).ids
+        assert ours.decode(ids) == theirs.decode(ids)
 
 
 @pytest.fixture(scope="module")
