@@ -137,7 +137,7 @@ def test_a_module_is_part_of_what_the_record_vouches_for(copy):
     module.write_text(module.read_text("utf-8") + "\n", "utf-8")
     changed = {id for id, digest in digests(tree).items() if digest != before[id]}
     written = {id for id, tech in tree.techs.items() if tech.notebook}
-    assert changed == {"derivative", "index"} | (tree.descendants("derivative") & written)
+    assert changed == {"derivative"} | (tree.descendants("derivative") & written)
 
 
 @pytest.mark.parametrize("name", ["nbs/notes.ipynb", "nbs/foundations/old/notes.ipynb"])
