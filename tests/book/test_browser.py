@@ -39,6 +39,9 @@ FACTS = """() => ({
     .filter(e => e.getClientRects().length > 1).map(e => e.textContent),
   narrow: [...document.querySelectorAll("main svg")].filter(e => e.getClientRects().length &&
     e.getBoundingClientRect().width < Math.min(e.viewBox.baseVal.width * .6, 440)).map(e => e.ariaLabel),
+  ragged: [...document.querySelectorAll("mtd[columnalign=right]")].filter(e => e.lastElementChild &&
+    e.getBoundingClientRect().right - e.lastElementChild.getBoundingClientRect().right > 9)
+    .map(e => e.textContent),
 })"""
 
 
@@ -71,9 +74,10 @@ def test_every_link_and_anchor_resolves(real, on_a_phone):
     assert not dead
 
 
-@pytest.mark.parametrize("blemish", ["wide", "broken", "narrow"])
+@pytest.mark.parametrize("blemish", ["wide", "broken", "narrow", "ragged"])
 def test_on_a_phone_nothing_is(on_a_phone, blemish):
-    """No page scrolls sideways, no short code breaks over two lines, no figure's words are too small."""
+    """No page scrolls sideways, no short code breaks over two lines, no figure's words are too small,
+    and what stands left of the = of a formula stands close to it."""
     assert not {name: fact[blemish] for name, fact in on_a_phone[0].items() if fact[blemish]}
 
 
