@@ -11,8 +11,8 @@ from ctypes import memmove
 
 from .batching import Pages
 from scratchlm.inference.engine import (
-    HEAD_DIM,
     KV_HEADS,
+    KV_SIZE,
     LAYERS,
     PAGE,
     PAGES,
@@ -44,7 +44,7 @@ class PrefixCache(Pages):
         self.most = 2 * -(-engine.positions // PAGE)  # entries of the heap
         self.counts = {"shared": 0, "copied": 0, "evicted": 0}  # tokens, tokens, pages
         c = engine.c
-        self.page_size = 64 * int(c[HEAD_DIM] * c[KV_HEADS] * c[LAYERS])  # bytes
+        self.page_size = int(c[KV_SIZE] * c[KV_HEADS] * c[LAYERS])  # bytes
 
     def available(self) -> int:
         """Free pages, and those that only the cache holds."""

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANES', 'KINDS', 'VECTOR', 'FLOAT', 'INT', 'NOTHING', 'load', 'store', 'get', 'put', 'word', 'every', 'add', 'mul',
-           'div', 'fma', 'larger', 'total', 'largest', 'EXP', 'exp', 'NEEDS', 'FORCED', 'TIER', 'Vectors',
+           'div', 'fma', 'larger', 'total', 'largest', 'EXP', 'exp', 'NEEDS', 'FORCED', 'EMULATED', 'TIER', 'Vectors',
            'VectorsModel', 'Emit', 'unwrap', 'operation', 'find_tier']
 
 # %% ../../nbs/inference/simd.ipynb #e5703eca
@@ -225,7 +225,8 @@ def find_tier(wish: str | None = None) -> str:
 
 
 FORCED = os.environ.get("SCRATCHLM_SIMD")
-TIER = find_tier(FORCED)
+EMULATED = FORCED == "vnni-emulated"
+TIER = "vnni" if EMULATED and find_tier("avx2") else find_tier(FORCED)
 
 # %% ../../nbs/inference/simd.ipynb #170397f4
 def _native(self: Emit, name: str, kind: str, *vectors: ir.Value) -> ir.Value:
@@ -267,6 +268,10 @@ def _no_pairs(self: Emit, size: int = 64) -> ir.Value:
 
 def _dot(self: Emit, sums: ir.Value, w: ir.Value, x: ir.Value) -> ir.Value:
     """sums + the products of unsigned w with signed x, 64 bytes each (or 32, but for VNNI)."""
+    if EMULATED:
+        evens, odds = zip(self.even_odd(w, False), self.even_odd(x, True))
+        four = (self.native("pmadd.wd", "i32", *half) for half in (evens, odds))
+        return self.builder.add(sums, self.builder.add(*four))
     if TIER == "vnni":
         w, x = (self.builder.bitcast(v, self.vector("i32", 16)) for v in (w, x))
         return self.call("llvm.x86.avx512.vpdpbusd.512", sums.type, sums, w, x)

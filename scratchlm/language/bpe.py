@@ -12,17 +12,20 @@ __all__ = ['Pair', 'Ranks', 'FORMS', 'PRINTABLE', 'BYTE_ORDER', 'BYTE_TO_CHARACT
            'from_tokenizer_json', 'read_json', 'read_added', 'read_ends', 'split_special', 'cut_at',
            'to_tokenizer_json', 'template', 'save', 'SentencePieceBPE', 'prepare_pieces', 'cut_safely',
            'character_units', 'rank_by_score', 'sentencepiece_spec', 'train_sentencepiece', 'from_gguf_metadata',
-           'gguf_bytes']
+           'gguf_bytes', 'one_by_one', 'all_at_once', 'printable_bytes', 'look_up']
 
 # %% ../../nbs/language/bpe.ipynb #8ad1e4ec
 import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import chain
+from itertools import chain, compress
+from operator import add, itemgetter
 from pathlib import Path
 
+import numpy as np
 import regex
 
 from scratchlm.language.tokenisation import (
@@ -204,7 +207,8 @@ Split.join = join
 class BPE(Tokenizer):
     """Byte-level byte-pair encoding. `BPE.load` reads tokenizer.json, `train_bpe` learns one.
 
-    vocab: bytes of a token -> id. merges: pairs of tokens to join, the most important first.
+    vocab: bytes of a token -> id. merges: pairs of tokens to join, the most important first,
+    or the Ranks they amount to.
     pattern: where text is cut into words: a pattern, a list of them, of which each cuts the
     pieces of the one before, or None. special_tokens, added_tokens, bos_id, eos_id, add_bos:
     see `Tokenizer`. ignore_merges: a word that is one token is not built by merges.
@@ -214,33 +218,43 @@ class BPE(Tokenizer):
 
     by_pieces, byte_fallback = False, False  # another family, see below
 
-    def __init__(self, vocab: dict[bytes, int], merges: Iterable[tuple[bytes, bytes]],
+    def __init__(self, vocab: dict[bytes, int], merges: Iterable[tuple[bytes, bytes]] | Ranks,
                  pattern: str | list[str] | None = GPT4_PATTERN, special_tokens=None, *,
                  added_tokens=None, bos_id=None, eos_id=None, add_bos: bool = False,
                  ignore_merges: bool = False, options: dict | None = None,
                  unk_id: int | None = None, fuse_unk: bool = False, spec: dict | None = None):
         super().__init__(special_tokens, added_tokens, bos_id, eos_id, add_bos)
-        self.merges = [tuple(pair) for pair in merges]
-        self.vocab = without_special(vocab, self.merges, self.special_tokens)
+        self.vocab = vocab
+        self.ranks = merges if isinstance(merges, dict) else self.rank(merges)
+        self.vocab = without_special(vocab, self.ranks, self.special_tokens)
         self.ignore_merges, self.options = ignore_merges, dict(options or {})
         self.unk_id, self.fuse_unk = unk_id, fuse_unk
         self.spec = spec or byte_level_spec(pattern)
-        self.ranks = self.rank(self.merges)
-        self._bytes = {id: self.bytes_of(name) for name, id in self.vocab.items()}
+        self._bytes = dict(zip(self.vocab.values(), map(self.bytes_of, self.vocab)))
         for token, id in (self.special_tokens | self.added_tokens).items():
             self._bytes[id] = token.encode("utf-8")
         self.vocab_size = max(self._bytes, default=-1) + 1
         self.prepare()
 
+    @cached_property
+    def merges(self) -> list[tuple[bytes, bytes]]:
+        """Pairs of tokens to join, the most important first."""
+        names = {id: name for name, id in self.vocab.items()}
+        return [(names[a], names[b]) for a, b in sorted(self.ranks, key=self.ranks.get)]
+
 # %% ../../nbs/language/bpe.ipynb #9548d4fe
-def without_special(vocab: dict, merges: list[tuple], special: dict[str, int]) -> dict:
+def without_special(vocab: dict, ranks: Ranks, special: dict[str, int]) -> dict:
     """The vocabulary without special tokens (but for those that a merge needs)."""
-    hidden = {token.encode("utf-8") for token in special}
-    hidden -= {name for a, b in merges for name in (a, b, a + b) if name in hidden}
-    return {name: id for name, id in vocab.items() if name not in hidden}
+    kept, hidden = dict(vocab), {token.encode("utf-8") for token in special} & vocab.keys()
+    in_merges = chain(chain.from_iterable(ranks), map(itemgetter(1), ranks.values()))
+    needed = {vocab[name] for name in hidden}.intersection(in_merges)
+    for name in hidden:
+        if vocab[name] not in needed:
+            del kept[name]
+    return kept
 
 
-def rank(self: BPE, merges: list[tuple[bytes, bytes]]) -> Ranks:
+def rank(self: BPE, merges: Iterable[tuple[bytes, bytes]]) -> Ranks:
     """Pair of ids -> (rank, id). Raises ValueError for a merge of unknown tokens."""
     ids, ranks = self.vocab, {}
     try:
@@ -800,8 +814,12 @@ def from_gguf_metadata(cls: type[BPE], metadata: dict) -> BPE:
     kind, tokens = get("model"), list(map(str, get("tokens", ())))
     types = list(map(int, get("token_type", [NORMAL] * len(tokens))))
 
+    if len(types) < len(tokens):
+        raise ValueError(f"GGUF: {len(tokens)} tokens have {len(types)} types")
+
     def of_type(*wanted):
-        return {token: id for id, token in enumerate(tokens) if types[id] in wanted}
+        numbered = zip(tokens, range(len(tokens)))
+        return dict(compress(numbered, map(wanted.__contains__, types)))
 
     bos, eos = (None if (id := get(key)) is None else int(id)
                 for key in ("bos_token_id", "eos_token_id"))
@@ -825,11 +843,60 @@ def gguf_bytes(pre: str, tokens: list[str], merges: list[str], special: dict[str
     if pre not in GGUF_PATTERNS:
         raise ValueError(f"GGUF: the pre-tokenizer {pre!r} is not supported; known are "
                          f"{', '.join(GGUF_PATTERNS)}")
-    known = {token: from_printable(token) for token in tokens}
-    pairs = [[known.get(part) or from_printable(part) for part in merge.split(" ", 1)]
-             for merge in merges]
-    vocab, pattern = {known[token]: id for id, token in enumerate(tokens)}, GGUF_PATTERNS[pre]
-    return BPE(vocab, pairs, pattern, special, ignore_merges=pattern == LLAMA3_PATTERN, **rest)
+    try:
+        vocab, merges = all_at_once(tokens, merges)
+    except (LookupError, UnicodeEncodeError):
+        vocab, merges = one_by_one(tokens, merges)
+    pattern = GGUF_PATTERNS[pre]
+    return BPE(vocab, merges, pattern, special, ignore_merges=pattern == LLAMA3_PATTERN, **rest)
 
 
 BPE.from_gguf_metadata = classmethod(from_gguf_metadata)
+
+# %% ../../nbs/language/bpe.ipynb #9276cbee
+def one_by_one(tokens: list[str], merges: list[str]) -> tuple[dict[bytes, int], list]:
+    """The vocabulary, and the merges as pairs of bytes."""
+    known = {token: from_printable(token) for token in tokens}
+    pairs = [[known.get(part) or from_printable(part) for part in merge.split(" ", 1)]
+             for merge in merges]
+    return {known[token]: id for id, token in enumerate(tokens)}, pairs
+
+# %% ../../nbs/language/bpe.ipynb #f3638111
+def all_at_once(tokens: list[str], merges: list[str]) -> tuple[dict[bytes, int], Ranks]:
+    """The vocabulary, and the merges as ranks.
+
+    Raises LookupError or UnicodeEncodeError where one must look at each by itself.
+    """
+    data, names, start = printable_bytes("".join(tokens)), [], 0
+    for token in tokens:
+        names.append(data[start : start + len(token)])
+        start += len(token)
+    return dict(zip(names, range(len(names)))), look_up(tokens, merges)
+
+
+def printable_bytes(text: str) -> bytes:
+    """`from_printable` of a long text, all of which must be in the alphabet: else LookupError.
+    """
+    codes = np.frombuffer(text.encode("utf-16-le"), "<u2")
+    table = np.array([ord(BACK.get(code, "\uffff")) for code in range(max(BACK) + 1)])
+    found = table[codes]  # an IndexError, which is a LookupError, for what is above
+    if found.size and found.max() > 255:
+        raise LookupError("a character is not in the alphabet")
+    return found.astype(np.uint8).tobytes()
+
+# %% ../../nbs/language/bpe.ipynb #39da53c4
+def look_up(tokens: list[str], merges: list[str]) -> Ranks:
+    """The ranks of merges, which are texts with a space. LookupError for anything odd."""
+    ids, others = dict(zip(tokens, range(len(tokens)))), bytes({*range(256)} - {*b" \n"})
+    spaces = "\n".join(merges).encode("utf-8").translate(None, others)
+    if len(ids) < len(tokens) or spaces != b"\n".join([b" "] * len(merges)):
+        raise LookupError("a token comes twice, or a merge has not one space")
+    parts = " ".join(merges).split(" ") if merges else []
+    firsts, seconds, get = parts[::2], parts[1::2], ids.__getitem__
+    wholes = list(map(add, firsts, seconds))
+    first = get(wholes[0]) if wholes else 0
+    new = range(first, first + len(wholes))
+    if tokens[first : new.stop] != wholes:  # most files have them in this order
+        new = list(map(get, wholes))
+    pairs = list(zip(list(map(get, firsts)), list(map(get, seconds))))  # lists are quicker
+    return dict(zip(pairs, list(enumerate(new))))

@@ -33,7 +33,7 @@ def read(engine, ids, cuts):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_safetensors(name, tmp_path):
-    """Weights in float32, keys and values in float16: their rounding, 2^-11, is what is seen."""
+    """Weights in float32, and so are keys and values then: only the order of additions differs."""
     other = families.theirs(name)
     other.save_pretrained(tmp_path)
     ours = from_pretrained(tmp_path)
@@ -44,7 +44,7 @@ def test_safetensors(name, tmp_path):
     engine = Engine(ours.config, ours.state_dict(), threads=2)
     for ids in IDS:
         found = read(engine, ids, [(0, len(ids))])
-        assert distance(found, logits(other, ids[None])[0]) < 3e-3
+        assert distance(found, logits(other, ids[None])[0]) < 2e-5
         assert np.array_equal(found, read(engine, ids, families.CUTS))
 
 
@@ -62,4 +62,4 @@ def test_gguf(name, tmp_path, monkeypatch):
         return
     engine = Engine(model_classes(settings)[1].from_dict(settings), state, threads=1)
     found = read(engine, IDS[0], [(0, len(IDS[0]))])
-    assert distance(found, logits(other, IDS[:1])[0]) < 3e-3
+    assert distance(found, logits(other, IDS[:1])[0]) < 2e-5
