@@ -220,7 +220,7 @@ def emit_four(e: Emit, x: ir.Value, j: int) -> ir.Value:
 # %% ../../nbs/inference/quantised_kernels.ipynb #87465628
 def emit_held(e: Emit, sums: list[ir.Value]) -> list[ir.Value]:
     """The sums of several tokens, all of them computed before anything that follows."""
-    if TIER != "avx2" or len(sums) == 1:
+    if TIER != "avx2" or len(sums) <= 64 // PART:  # of one token
         return sums
     kinds = [v.type for v in sums]
     nothing = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
@@ -233,7 +233,7 @@ PAIRED = (0, 4, 1, 5, 2, 6, 3, 7)  # both halves of a register of nibbles, one a
 
 
 def emit_zeros(e: Emit, x: ir.Value, place: int, zero: int) -> ir.Value:
-    """zero · activations, in the form of sums of pairs. place: of their sums in the block."""
+    """zero · sums of activations, in the form of `sums`. place: FIRST, SECOND or BOTH."""
     b, pairs, kind = e.builder, e.number("i32", x, place), KINDS["i32"]
     if TIER == "vnni":
         low = b.ashr(b.shl(pairs, kind(16)), kind(16))
@@ -247,7 +247,7 @@ def emit_integers(e: Emit, code: Callable, steps: Iterable[int], xs: list, zero:
                   again: bool = False) -> Iterator[ir.Value]:
     """For each token (16 × i32): scale() · (codes - zero) · activations of these steps.
 
-    again: add the zero's part again once there is room for it, in 32 bits.
+    again: give back the zero's part, in 32 bits: scale() · codes · activations.
     """
     parts = range(64 // PART)
     sums = [e.no_pairs(PART)] * (len(xs) * len(parts))
@@ -435,11 +435,11 @@ def write_opened(e: Emit, code: Callable, numbers: Iterable[ir.Value], out: ir.V
 class Format(NamedTuple):
     """A type of weights: its sizes, and what writes the machine code for a block."""
     size: int  # bytes of 16 rows of a block, as packed
-    columns: int
+    columns: int  # of a block
     add: Callable  # (e, acc, w, xs): acc + the block at w
-    open_size: int
+    open_size: int  # bytes of 16 rows of a block that is open
     open: Callable  # (e, w, out): the block at w, opened
-    add_opened: Callable
+    add_opened: Callable  # as `add`; at w is what `open` has written
 
 # %% ../../nbs/inference/quantised_kernels.ipynb #a682d8e0
 def simple(size: int, read: Callable, add: Callable, kinds: tuple) -> Format:
@@ -636,6 +636,7 @@ def kernel(type: str) -> int:
     It takes eight integers: w, groups of 16 rows, blocks; x, bytes from token to token; y,
     bytes from token to token; tokens. y has room for whole groups, and, for more than one
     token, x and y have room for a multiple of WIDE; what is beyond `tokens` means nothing.
+    x: blocks of quantise_activations, or float32 for FLOATS.
     """
     if type not in _kernels:
         wide = WIDE // 2 if type in FLOATS else WIDE  # floats have two sums a token

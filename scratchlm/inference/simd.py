@@ -9,6 +9,7 @@ __all__ = ['LANES', 'KINDS', 'VECTOR', 'FLOAT', 'INT', 'NOTHING', 'load', 'store
 
 # %% ../../nbs/inference/simd.ipynb #e5703eca
 import os
+import sys
 from collections.abc import Callable
 
 from llvmlite import binding, ir
@@ -227,6 +228,9 @@ def find_tier(wish: str | None = None) -> str:
 FORCED = os.environ.get("SCRATCHLM_SIMD")
 EMULATED = FORCED == "vnni-emulated"
 TIER = "vnni" if EMULATED and find_tier("avx2") else find_tier(FORCED)
+if TIER == "plain" and not FORCED:
+    print("scratchlm: this processor has neither AVX2 nor VNNI; the engine does without them, "
+          "and is several times slower", file=sys.stderr)
 
 # %% ../../nbs/inference/simd.ipynb #170397f4
 def _native(self: Emit, name: str, kind: str, *vectors: ir.Value) -> ir.Value:

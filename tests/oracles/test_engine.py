@@ -1,5 +1,7 @@
 """The engine beside transformers: every family, from safetensors and from GGUF, with tiny random weights."""
 
+import inspect
+
 import numpy as np
 import pytest
 import test_model_families as families
@@ -8,6 +10,8 @@ from test_model_families import GGUF_VARIANTS, IDS, VARIANTS, logits
 from scratchlm.inference.engine import Engine, Sequence, Unsupported
 from scratchlm.inference.gguf import GGUF, to_hf
 from scratchlm.transformer.model_families import from_pretrained, model_classes
+from scratchlm.workshop.lm import load
+from scratchlm.workshop.pull import pull
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # the engine works with multiples of 32
 
@@ -63,3 +67,19 @@ def test_gguf(name, tmp_path, monkeypatch):
     engine = Engine(model_classes(settings)[1].from_dict(settings), state, threads=1)
     found = read(engine, IDS[0], [(0, len(IDS[0]))])
     assert distance(found, logits(other, IDS[:1])[0]) < 2e-5
+
+
+def test_as_close_to_float32_as_llama_cpp():
+    """Both round activations to bytes in blocks of 32, so their distances differ by chance only."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    path = pull("smollm2-135m")
+    slow, fast = load(path, tier="numpy"), load(path, tier="fast")
+    text = "\n".join(inspect.getsource(function) for function in (distance, read, test_gguf))
+    ids = slow.tokenizer.encode(text)[:256]
+    right, ours = (np.asarray(lm.model(np.array([ids])).data[0]) for lm in (slow, fast))
+    theirs = []
+    for flash in (False, True):
+        other = llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False, flash_attn=flash)
+        other.eval(ids)
+        theirs.append(distance(other.scores[: len(ids)], right))
+    assert distance(ours, right) < 1.1 * min(theirs), (distance(ours, right), theirs)
