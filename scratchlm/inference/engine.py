@@ -10,18 +10,22 @@ __all__ = ['fetch_add', 'peek', 'put_word', 'pause', 'give_way', 'IN_LIBRARY', '
            'LOGITS', 'ROW_SIZE', 'ACT_SIZE', 'QKV_SIZE', 'OUT_SIZE', 'HIDDEN_SIZE', 'LOGITS_SIZE', 'KV_SIZE', 'NORM',
            'OUTPUT', 'NORM_1', 'NORM_2', 'POST_1', 'POST_2', 'Q_NORM', 'K_NORM', 'BIAS', 'ANGLES', 'WINDOW', 'MATRICES',
            'Q', 'K', 'V', 'O', 'GATE', 'UP', 'DOWN', 'W', 'GROUPS', 'BLOCKS', 'KERNEL', 'GROUP_SIZE', 'FLOATING', 'EPS',
-           'SCALE', 'CAP', 'OPEN', 'PARTS', 'emit_pause', 'emit_give_way', 'word_at', 'meet', 'keep', 'weigh',
+           'SCALE', 'CAP', 'OPEN', 'STEP', 'PARTS', 'emit_pause', 'emit_give_way', 'word_at', 'meet', 'keep', 'weigh',
            'mask_ends', 'scale_scores', 'exponentials', 'attention_kernel', 'merge', 'normalise', 'turn',
            'quantise_all', 'gate', 'share', 'call', 'some_rows', 'product', 'rows_of', 'rows_ready', 'prepare',
            'project', 'turn_and_keep', 'call_attention', 'window_start', 'attend_pieces', 'merge_pieces',
            'add_to_stream', 'feed_forward', 'run_step', 'Team', 'stored', 'packed_size', 'matrix', 'Arena', 'place',
-           'Unsupported', 'check_supported', 'Engine', 'odd_lines', 'OutOfPages', 'Sequence', 'embed', 'EngineModel']
+           'Unsupported', 'check_supported', 'compile_elsewhere', 'Engine', 'odd_lines', 'OutOfPages', 'Sequence',
+           'embed', 'EngineModel']
 
 # %% ../../nbs/inference/engine.ipynb #605587a4
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from llvmlite import ir
@@ -661,6 +665,27 @@ def check_supported(config) -> None:
     if config.mlp_bias or getattr(config, "attention_sinks", 0):
         raise Unsupported("Engine: biases in the MLP and sinks are not computed here")
 
+# %% ../../nbs/inference/engine.ipynb #8f2b6a90
+STEP = (types.intp, types.intp[::1], types.intp[:, ::1], types.float64[::1])
+
+
+def compile_elsewhere() -> subprocess.Popen | None:
+    """A process that compiles and keeps the step; None if it is kept, or cannot be."""
+    if not KEPT:
+        return None
+    line, version = run_step.py_func.__code__.co_firstlineno, sys.version_info
+    name = f"engine.run_step-{line}.py{version[0]}{version[1]}*.nbi"
+    if any(Path(run_step.stats.cache_path).glob(name)):
+        return None
+    program = f"from {__name__} import STEP, run_step\nrun_step.compile(STEP)"
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        return None
+
 # %% ../../nbs/inference/engine.ipynb #0c7061dc
 class Engine:
     """A model that runs in compiled steps.
@@ -679,9 +704,12 @@ class Engine:
         self.kept: list[np.ndarray | PackedMatrix] = []  # what addresses point to
         self.c, self.f = np.zeros(OUTPUT + 6, np.int64), np.zeros(3)
         self.free = list(range(-(-self.positions // PAGE)))[::-1]
+        other = compile_elsewhere()
         self._load(state)
         self._allocate()
-        run_step.compile((types.intp, types.intp[::1], types.intp[:, ::1], types.float64[::1]))
+        if other:
+            other.wait()
+        run_step.compile(STEP)
 
     def __del__(self):
         if "team" in vars(self):

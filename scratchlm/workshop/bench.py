@@ -4,20 +4,19 @@
 
 # %% auto #0
 __all__ = ['BENCHMARKS', 'READINGS', 'TRAININGS', 'NO_DROPOUT', 'ENGINE_MODELS', 'ENGINE_RUNS', 'EDIT', 'TYPES', 'CLIENTS',
-           'SECONDS', 'WORDS', 'QUESTIONS', 'Timings', 'no_garbage_collection', 'time_calls', 'interleave', 'processor',
-           'machine', 'peer', 'Row', 'benchmark', 'compare', 'duration', 'table_of', 'run_benchmarks', 'keep_results',
-           'results_file', 'measured', 'chain', 'constants', 'perceptron', 'mixed', 'forward_and_backward',
-           'tensor_benchmark', 'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark',
-           'new_gpt', 'made_up_batches', 'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step',
-           'noting', 'train_benchmark', 'our_recipe', 'recipe_start', 'TorchMuon', 'torch_newton_schulz',
-           'torch_recipe', 'recipe_benchmark', 'file_of', 'engine_step', 'llama_cpp_step', 'against_llama_cpp',
-           'together', 'edited', 'first_token', 'against_memory', 'wait_for', 'engine_alone', 'engine_benchmark',
-           'quantise', 'quantise_quietly', 'model_of_type', 'share_of', 'types_benchmark', 'served', 'ask_server',
-           'Load', 'one_answer', 'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
+           'SECONDS', 'WORDS', 'QUESTIONS', 'Timings', 'time_calls', 'interleave', 'processor', 'machine', 'peer',
+           'Row', 'benchmark', 'compare', 'duration', 'table_of', 'run_benchmarks', 'keep_results', 'results_file',
+           'measured', 'chain', 'constants', 'perceptron', 'mixed', 'forward_and_backward', 'tensor_benchmark',
+           'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark', 'new_gpt', 'made_up_batches',
+           'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step', 'noting', 'train_benchmark',
+           'our_recipe', 'recipe_start', 'TorchMuon', 'torch_newton_schulz', 'torch_recipe', 'recipe_benchmark',
+           'file_of', 'engine_step', 'llama_cpp_step', 'against_llama_cpp', 'together', 'edited', 'with_guesses',
+           'first_token', 'against_memory', 'wait_for', 'engine_alone', 'engine_benchmark', 'quantise',
+           'quantise_quietly', 'model_of_type', 'share_of', 'types_benchmark', 'served', 'ask_server', 'Load',
+           'one_answer', 'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
 
 # %% ../../nbs/workshop/bench.ipynb #46402ba5
 import ctypes
-import gc
 import http.client
 import importlib
 import json
@@ -29,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+import timeit
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -58,24 +58,9 @@ class Timings:
         return middle, low, high
 
 # %% ../../nbs/workshop/bench.ipynb #53444dd7
-@contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """Keep the garbage collector away, and call it back afterwards if it was there."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
 def time_calls(function: Callable, calls: int, clock: Callable = time.perf_counter) -> float:
-    """The seconds per call over `calls` calls of `function`."""
-    start = clock()
-    for _ in range(calls):
-        function()
-    return (clock() - start) / calls
+    """The seconds per call over `calls` calls of `function`, without collecting garbage."""
+    return timeit.timeit(function, timer=clock, number=calls) / calls
 
 # %% ../../nbs/workshop/bench.ipynb #c71dcafc
 def interleave(functions: dict[str, Callable], rounds: int = 100, fill: float = 5e-4,
@@ -86,17 +71,16 @@ def interleave(functions: dict[str, Callable], rounds: int = 100, fill: float = 
     """
     if rounds < 2:
         raise ValueError(f"interleave: needs at least 2 rounds to see a spread, got {rounds}")
-    with no_garbage_collection():
-        for function in functions.values():
-            function()  # the first call may load, compile or allocate: not counted
-        once = {name: max(time_calls(f, 2, clock), 1e-9) for name, f in functions.items()}
-        calls = {name: max(1, round(fill / seconds)) for name, seconds in once.items()}
-        samples = {name: [] for name in functions}
-        names = list(functions)
-        for _ in range(rounds):
-            for name in names:
-                samples[name].append(time_calls(functions[name], calls[name], clock))
-            names.reverse()
+    for function in functions.values():
+        function()  # the first call may load, compile or allocate: not counted
+    once = {name: max(time_calls(f, 2, clock), 1e-9) for name, f in functions.items()}
+    calls = {name: max(1, round(fill / seconds)) for name, seconds in once.items()}
+    samples = {name: [] for name in functions}
+    names = list(functions)
+    for _ in range(rounds):
+        for name in names:
+            samples[name].append(time_calls(functions[name], calls[name], clock))
+        names.reverse()
     return Timings(samples)
 
 # %% ../../nbs/workshop/bench.ipynb #b5c3f36f
@@ -753,13 +737,32 @@ def together(engine, at_once: int) -> None:
     batcher.run()
 
 
-def edited(lm, guesses: int) -> list[int]:
-    """What the model writes after EDIT, with at most so many guesses a round."""
+def edited(lm, guesses: int) -> tuple[list[int], float]:
+    """What the model writes after EDIT, with at most so many guesses a round.
+
+    And the seconds for it: from the first token on, so without the reading of EDIT.
+    """
     speculative = importlib.import_module("scratchlm.inference.speculative_decoding")
     pace, ids = speculative.Pace(guesses), lm.tokenizer.encode(EDIT)
-    return list(speculative.speculative_generate(lm.model, ids, 48, temperature=0, pace=pace))
+    stream = speculative.speculative_generate(lm.model, ids, 48, temperature=0, pace=pace)
+    tokens, start = [next(stream)], time.perf_counter()
+    tokens += stream
+    return tokens, time.perf_counter() - start
 
 # %% ../../nbs/workshop/bench.ipynb #a38aff05
+def with_guesses(what: str, lm) -> Row:
+    """Code edited with and without guesses, by turns. RuntimeError if the texts differ."""
+    seconds = []
+    for _ in range(10):
+        (ours, fast), (theirs, slow) = edited(lm, 8), edited(lm, 0)
+        if ours != theirs:
+            raise RuntimeError("bench: guesses have changed the text")
+        seconds.append((fast, slow))
+    ours, theirs = (median(times) for times in zip(*seconds[1:]))  # the first is to warm up
+    low, middle, high = quantiles([a / b for a, b in seconds[1:]], n=4)
+    return Row(what, "without", ours, theirs, (middle, low, high), 1 / 1.3)
+
+
 def first_token(name: str, folder: str | None = None) -> float:
     """Seconds from the start of Python to a model's first token; folder: of kept kernels."""
     program = (f"import scratchlm\nlm = scratchlm.load({name!r})\n"
@@ -803,10 +806,7 @@ def engine_alone(name: str) -> Iterator[Row]:
     engine = lm.model.engine
     yield compare(f"{name}: 8 texts at once", lambda: together(engine, 8),
                   lambda: together(engine, 1), "one by one", 1 / 3, rounds=5)
-    if edited(lm, 8) != edited(lm, 0):
-        raise RuntimeError("bench: guesses have changed the text")
-    yield compare(f"{name}: code edited, with guesses", lambda: edited(lm, 8),
-                  lambda: edited(lm, 0), "without", 1 / 1.3, rounds=7)
+    yield with_guesses(f"{name}: code edited, with guesses", lm)
     first_token(name)
     yield wait_for(f"{name}: first token, kernels kept", [first_token(name) for _ in range(7)],
                    1.5)

@@ -1,6 +1,9 @@
 """The engine beside transformers: every family, from safetensors and from GGUF, with tiny random weights."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +86,16 @@ def test_as_close_to_float32_as_llama_cpp():
         other.eval(ids)
         theirs.append(distance(other.scores[: len(ids)], right))
     assert distance(ours, right) < 1.1 * min(theirs), (distance(ours, right), theirs)
+
+
+def test_another_process_compiles_the_step(tmp_path):
+    program = """if True:
+        from scratchlm.inference.engine import STEP, compile_elsewhere, run_step
+        assert compile_elsewhere().wait() == 0
+        run_step.compile(STEP)
+        assert sum(run_step.stats.cache_hits.values()) == 1
+        assert compile_elsewhere() is None  # it is kept
+    """
+    settings = {k: v for k, v in os.environ.items() if k != "SCRATCHLM_SIMD"}
+    settings["NUMBA_CACHE_DIR"] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", program], env=settings, check=True)
