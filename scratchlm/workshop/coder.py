@@ -525,7 +525,8 @@ pretraining, {tuned_bits:.3f} in this model.
 
 {tokens:,} tokens: {code:,} rows of {length} tokens of Python out of {packages} permissively
 licensed packages, cleaned and freed of copies and of the examination, and {chats:,} rows of
-generated conversations. Whose packages, under which licences: `ATTRIBUTION.md`. Training
+generated conversations, about {tasks} functions and classes that people often ask for, and
+about chains of steps. Whose packages, under which licences: `ATTRIBUTION.md`. Training
 takes {hours:.2f} hours at the median time of a step; at 40 W, as two cores of a desktop
 processor draw, that is {energy:.0f} Wh.
 
@@ -534,7 +535,8 @@ processor draw, that is {energy:.0f} Wh.
 It knows no facts and holds no conversation: it has seen single questions with one answer.
 It looks back {context} tokens at most, and was trained on rows of {length}. It has learnt
 the sentences of a generator, so unusual wordings lead it to the nearest thing it knows. Rare
-names and long literals are copied with mistakes. It does not know when it is wrong.
+names and long literals are copied with mistakes. It does not say when it is wrong; how likely
+it holds an answer tells a good deal, and `scratchlm chat` adds a doubt where that is little.
 """
 
 
@@ -550,6 +552,8 @@ def attribution(manifest: dict) -> str:
 
 def card(recipe: Recipe, found: dict, out: Path, arrays: dict, manifest: dict) -> str:
     """The model's card, from what was measured."""
+    from scratchlm.workshop.tasks import drawn_tasks
+
     logs = [read_log(out / part) for part in ("base", "tuned")]
     hours = sum(len(log) * float(np.median([entry["seconds"] for entry in log]))
                 for log in logs) / 3600  # a pause during one step does not count
@@ -569,7 +573,7 @@ def card(recipe: Recipe, found: dict, out: Path, arrays: dict, manifest: dict) -
         base_bits=found["bits_per_byte"]["base"], tuned_bits=found["bits_per_byte"]["tuned"],
         tokens=sum(n * length for n, length in rows), code=rows[0][0] + again,
         length=recipe.data.length, packages=len(manifest["packages"]),
-        chats=rows[1][0] - again, hours=hours, energy=40 * hours,
+        chats=rows[1][0] - again, tasks=len(set(drawn_tasks())), hours=hours, energy=40 * hours,
         context=recipe.model.get("max_position_embeddings", 2048))
 
 # %% ../../nbs/workshop/coder.ipynb #9e2a65be

@@ -6,7 +6,7 @@
 __all__ = ['DATA', 'FILES', 'HEAD', 'TAGS', 'ARGUMENT', 'SYMBOLS', 'SEPARATORS', 'ENDINGS', 'NUMBER_KEYS', 'WORD_KEYS', 'KINDS',
            'TAKEN', 'ARTICLE', 'CHOICE', 'DOUBLED', 'ADVERB', 'VERB', 'HELD_FRAMES', 'HELD_CORES', 'HELD_COMPOSITIONS',
            'HELD_TALK', 'RETURN', 'SAY', 'TEST', 'NAME', 'PIECE', 'JUDGE', 'LITERAL_A', 'BARE', 'NUMBERS', 'QUOTES',
-           'USUAL', 'NOTHING', 'OFTEN', 'ODD_WORDS', 'LOCALS', 'PLACES', 'MIXTURE', 'SPLITS', 'PLEASE', 'WORD',
+           'USUAL', 'NOTHING', 'OFTEN', 'ODD_WORDS', 'LOCALS', 'PLACES', 'TIMES', 'MIXTURE', 'SPLITS', 'PLEASE', 'WORD',
            'QUOTED', 'NEIGHBOURS', 'listed', 'TaskError', 'read_lines', 'Task', 'read_tasks', 'make_task', 'whole',
            'fixed_tasks', 'vocabulary', 'any_word', 'any_name', 'draw', 'fill_holes', 'nouns', 'names_of', 'mention',
            'choose', 'third', 'gerund', 'conjugate', 'share', 'frames', 'held_core', 'forms', 'put', 'template', 'fill',
@@ -17,8 +17,8 @@ __all__ = ['DATA', 'FILES', 'HEAD', 'TAGS', 'ARGUMENT', 'SYMBOLS', 'SEPARATORS',
            'Reduce', 'primitives', 'piece', 'Composition', 'suited', 'apart', 'domains', 'draw_composition',
            'all_compositions', 'parts_of', 'sources', 'loop_body', 'noun_of', 'described', 'steps_of', 'some_ints',
            'some_words', 'some_input', 'text_input', 'inputs', 'composed_item', 'finish_composed', 'talk', 'talk_item',
-           'one_item', 'list_of_tasks', 'held_tasks', 'tasks', 'slip', 'perturb', 'other_case', 'polite', 'write_jsonl',
-           'read_jsonl', 'table', 'ways_of_asking']
+           'asked', 'drawn_tasks', 'one_item', 'held_tasks', 'tasks', 'slip', 'perturb', 'other_case', 'polite',
+           'write_jsonl', 'read_jsonl', 'table', 'ways_of_asking']
 
 # %% ../../nbs/workshop/tasks.ipynb #67f57420
 import ast
@@ -650,8 +650,10 @@ QUOTES = ('"', '"', '"', "'", "`", "'")
 
 def requote(text: str, rng: random.Random) -> str:
     """The same text with another kind of quotation marks, or with none around words."""
-    mark = rng.choice(QUOTES)
-    if rng.random() < 0.12:
+    mark, bare = rng.choice(QUOTES), rng.random() < 0.12
+    if re.search(r'[\[({]"|"[])}]', text):
+        return text  # Python in the text: a list of strings, or a call
+    if bare:
         text = re.sub(r'(?<= )"(\w+)"', r"\1", text)
     keep = mark == '"' or '"""' in text or "'" in text or "`" in text
     return text if keep else text.replace('"', mark)
@@ -1235,8 +1237,29 @@ def talk_item(rng: random.Random, held: bool = False) -> Item:
     return Item("", "talk", finish(text, rng), answer, "", family="talk", composition="talk",
                 phrasing=said)
 
+# %% ../../nbs/workshop/tasks.ipynb #bc8f596e
+TIMES = {10: 6, 9: 5, 8: 3}  # how often a task is drawn, by how often it is asked for
+
+
+@cache
+def asked() -> dict[str, int]:
+    """How often people ask for each task: 2, hardly ever, to 10. TaskError for a bad line."""
+    lines = [line for line in read_lines("asked") if not line.startswith("#")]
+    bad = [line for line in lines if not re.fullmatch(r"\w+ ([2-9]|10)", line)]
+    found = {name: int(mark) for name, mark in map(str.split, lines)} if not bad else {}
+    if bad or (bad := fixed_tasks().keys() ^ found.keys()):
+        raise TaskError(f"asked.txt: not one line, a name and 2 to 10, for {min(bad)!r}")
+    return found
+
+
+@cache
+def drawn_tasks() -> tuple[Task, ...]:
+    """The fixed tasks, each as many times as it is to be drawn."""
+    return tuple(task for task in fixed_tasks().values()
+                 for _ in range(TIMES.get(asked()[task.name], 0)))
+
 # %% ../../nbs/workshop/tasks.ipynb #e34f45ce
-MIXTURE = {"fixed": 0.55, "composition": 0.43, "talk": 0.02}
+MIXTURE = {"fixed": 0.56, "composition": 0.42, "talk": 0.02}
 SPLITS = ("train", "compositions", "phrasings")
 
 
@@ -1253,22 +1276,16 @@ def one_item(rng: random.Random, split: str, mixture: dict[str, float]) -> Item 
         if c.held != (split == "compositions"):
             return None
         return composed_item(c, rng, "frame" if held else "")
-    task = rng.choice(list_of_tasks())
+    task = rng.choice(drawn_tasks())
     if held == "core" and not held_core(task):
         task = rng.choice(held_tasks())
     return fixed_item(task, rng, held)
 
 
 @cache
-def list_of_tasks() -> tuple[Task, ...]:
-    """The fixed tasks in order."""
-    return tuple(fixed_tasks().values())
-
-
-@cache
 def held_tasks() -> tuple[Task, ...]:
     """Those of which a core is held out."""
-    return tuple(task for task in list_of_tasks() if held_core(task))
+    return tuple(task for task in drawn_tasks() if held_core(task))
 
 # %% ../../nbs/workshop/tasks.ipynb #a28f3581
 def tasks(seed: int, count: int, split: str = "train", noise: float = 0.0,
