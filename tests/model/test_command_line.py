@@ -72,7 +72,7 @@ def test_a_conversation_at_a_terminal(tmp_path):
     """Typed at a pseudo-terminal: help, an answer that Ctrl-C stops, a saved conversation, the end."""
     master, terminal = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
-    process = subprocess.Popen([*PROGRAM, "chat", "--max-tokens", "400"], stdin=terminal, stdout=terminal,
+    process = subprocess.Popen([*PROGRAM, "chat", "--max-tokens", "4000"], stdin=terminal, stdout=terminal,
                                stderr=terminal, env=environment, start_new_session=True,
                                preexec_fn=lambda: __import__("fcntl").ioctl(0, 0x540E, 0))  # TIOCSCTTY
     os.close(terminal)
@@ -96,7 +96,7 @@ def test_a_conversation_at_a_terminal(tmp_path):
     say("/help")
     see("/system TEXT")
     say("Write a long story about Python.")
-    time.sleep(4)
+    time.sleep(2)  # in the midst of the answer, which is much longer
     os.write(master, b"\x03")
     see("…")
     see("› ")
