@@ -94,7 +94,8 @@ PROGRAM = textwrap.dedent("""
 
 def start(steps):
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(steps)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "90"})
+                            stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "90"},
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # in a "&" too
 
 
 def test_the_display_is_one_line_where_there_is_no_terminal():
