@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDLE', 'HEAD', 'NAME', 'REASONS', 'KINDS', 'TEXT', 'FLAG', 'OBJECT', 'BIG', 'BOTH', 'CHAT', 'COMPLETION', 'IGNORED',
-           'ROLES', 'FIM', 'OPENING', 'CLOSING', 'BUCKETS', 'LOCAL', 'POSTS', 'GETS', 'SLOW', 'BadHead', 'read_head',
+           'ROLES', 'OPENING', 'CLOSING', 'BUCKETS', 'LOCAL', 'POSTS', 'GETS', 'SLOW', 'BadHead', 'read_head',
            'Exchange', 'body', 'send', 'converse', 'discard', 'serve_http', 'ApiError', 'is_number', 'is_a', 'only',
            'is_stop', 'is_stream_options', 'check_fields', 'read_content', 'read_call', 'read_message', 'Order',
            'Fitting', 'chat_ids', 'wants_tools', 'text_ids', 'read_schema', 'read_order', 'overlap', 'StopFinder',
@@ -36,6 +36,7 @@ import numpy as np
 from ..inference.batching import Batcher, Request
 from ..inference.constrained_decoding import Constraint, Vocabulary, json_constraint
 from ..transformer.chat_template import TemplateError, encode_chat
+from ..workshop.lm import LMError, gap_ids
 
 # %% ../../nbs/assistant/serving.ipynb #4328598c
 IDLE = 60  # seconds that a client may take for its request, or between two
@@ -411,10 +412,6 @@ class Fitting:
         self.left -= 1
 
 # %% ../../nbs/assistant/serving.ipynb #a17aadd7
-FIM = (("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-       ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"))  # before, after, gap
-
-
 def chat_ids(lm, fields: dict) -> list[int]:
     """The prompt for a conversation. Raises ApiError."""
     if "messages" not in fields or not fields["messages"]:
@@ -451,7 +448,7 @@ def wants_tools(fields: dict) -> bool:
 # %% ../../nbs/assistant/serving.ipynb #524b5afc
 def text_ids(lm, fields: dict) -> list[int]:
     """The prompt for a text to go on from, or a gap to fill. Raises ApiError."""
-    prompt, special = fields.get("prompt"), lm.tokenizer.special_tokens
+    prompt = fields.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
     try:
@@ -466,13 +463,9 @@ def text_ids(lm, fields: dict) -> list[int]:
         if "suffix" not in fields:
             start = lm.tokenizer.bos_id
             return ids or [start if start is not None else lm.stop_ids[0]]
-        marks = next((marks for marks in FIM if all(mark in special for mark in marks)), None)
-        if marks is None:
-            raise ApiError(f"{lm.name} cannot fill a gap: its vocabulary has no tokens for "
-                           "that; leave out suffix", param="suffix")
-        before, after, gap = (special[mark] for mark in marks)
-        rest = lm.tokenizer.encode(fields["suffix"], parse_special=False)
-        return [before, *ids, after, *rest, gap]
+        return gap_ids(lm, ids, lm.tokenizer.encode(fields["suffix"], parse_special=False))
+    except LMError as error:
+        raise ApiError(str(error), param="suffix") from None
     except ValueError as error:  # half a character
         raise ApiError(str(error), param="prompt") from None
 

@@ -318,10 +318,14 @@ def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weight.shape)  # (H·d, C)
 
 # %% ../../nbs/workshop/coder.ipynb #97ae4b6e
-def gguf_metadata(name: str, config, tokenizer) -> dict:
-    """What a GGUF file says about a Llama and its tokenizer, before the tensors."""
+def gguf_metadata(name: str, config, tokenizer, suffix_first: bool = False) -> dict:
+    """What a GGUF file says about a Llama and its tokenizer, before the tensors.
+
+    suffix_first: the order in which the model was shown texts with a gap.
+    """
     from scratchlm.alignment.sft import CHATML
     from scratchlm.language.bpe import to_printable
+    from scratchlm.scale.packing import FIM
 
     special = {id: token for token, id in tokenizer.special_tokens.items()}
     tokens = [special[id] if id in special else to_printable(tokenizer.id_to_bytes(id))
@@ -343,15 +347,19 @@ def gguf_metadata(name: str, config, tokenizer) -> dict:
                                np.int32),
         "merges": [m if isinstance(m, str) else " ".join(m) for m in merges],
         "bos_token_id": 0, "eos_token_id": 2, "add_bos_token": False,
+    } | {
+        f"fim_{short}_token_id": tokenizer.special_tokens[mark]
+        for short, mark in zip(("pre", "suf", "mid"), FIM)
     }
     return ({"general.architecture": "llama", "general.name": name,
-             "general.license": "apache-2.0", "general.file_type": 7}
+             "general.license": "apache-2.0", "general.file_type": 7,
+             "scratchlm.suffix_first": suffix_first}
             | {f"llama.{key}": value for key, value in shape.items()}
             | {f"tokenizer.ggml.{key}": value for key, value in words.items()}
             | {"tokenizer.chat_template": CHATML})
 
 
-def export(name: str, model, tokenizer, path: Path) -> Path:
+def export(name: str, model, tokenizer, path: Path, suffix_first: bool = False) -> Path:
     """Write a Llama with tied embeddings as a GGUF file, its matrices in 8 bits."""
     from scratchlm.inference.gguf import NAMES, save_gguf
 
@@ -368,7 +376,7 @@ def export(name: str, model, tokenizer, path: Path) -> Path:
             array = permuted(array, heads[short[stem]])
         tensors[f"{layer}{short[stem]}.weight"] = (
             array if array.ndim == 1 else (quantised(array), "Q8_0", array.shape))
-    save_gguf(path, gguf_metadata(name, config, tokenizer), tensors)
+    save_gguf(path, gguf_metadata(name, config, tokenizer, suffix_first), tensors)
     return path
 
 # %% ../../nbs/workshop/coder.ipynb #e0fdf163
@@ -525,8 +533,8 @@ pretraining, {tuned_bits:.3f} in this model.
 
 {tokens:,} tokens: {code:,} rows of {length} tokens of Python out of {packages} permissively
 licensed packages, cleaned and freed of copies and of the examination, and {chats:,} rows of
-generated conversations, about {tasks} functions and classes that people often ask for, and
-about chains of steps. Whose packages, under which licences: `ATTRIBUTION.md`. Training
+generated conversations, which ask for one of {tasks} functions and classes that people often
+need, or for a chain of steps. Whose packages, under which licences: `ATTRIBUTION.md`. Training
 takes {hours:.2f} hours at the median time of a step; at 40 W, as two cores of a desktop
 processor draw, that is {energy:.0f} Wh.
 
@@ -616,7 +624,8 @@ def finish(recipe: Recipe, out: Path) -> None:
 
     tokenizer, arrays = prepare(recipe, out)
     models = {name: Llama.from_pretrained(out / name) for name in ("base", "tuned")}
-    file = export(recipe.name, models["tuned"], tokenizer, out / f"{recipe.name}.gguf")
+    file = export(recipe.name, models["tuned"], tokenizer, out / f"{recipe.name}.gguf",
+                  recipe.data.suffix_first > 0.5)
     say(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
     said = [answers(model, tokenizer) for model in models.values()]
     found = {
