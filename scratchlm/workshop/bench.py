@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'READINGS', 'TRAININGS', 'NO_DROPOUT', 'ENGINE_MODELS', 'ENGINE_RUNS', 'EDIT', 'TYPES', 'CLIENTS',
            'SECONDS', 'WORDS', 'QUESTIONS', 'Timings', 'time_calls', 'interleave', 'processor', 'machine', 'peer',
-           'Row', 'benchmark', 'compare', 'duration', 'table_of', 'run_benchmarks', 'keep_results', 'results_file',
-           'measured', 'chain', 'constants', 'perceptron', 'mixed', 'forward_and_backward', 'tensor_benchmark',
-           'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark', 'new_gpt', 'made_up_batches',
-           'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step', 'noting', 'train_benchmark',
-           'our_recipe', 'recipe_start', 'TorchMuon', 'torch_newton_schulz', 'torch_recipe', 'recipe_benchmark',
-           'file_of', 'engine_step', 'llama_cpp_step', 'against_llama_cpp', 'together', 'edited', 'with_guesses',
-           'first_token', 'against_memory', 'wait_for', 'engine_alone', 'engine_benchmark', 'quantise',
-           'quantise_quietly', 'model_of_type', 'share_of', 'types_benchmark', 'served', 'ask_server', 'Load',
-           'one_answer', 'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
+           'Row', 'benchmark', 'turns', 'row_of', 'compare', 'duration', 'table_of', 'run_benchmarks', 'keep_results',
+           'results_file', 'measured', 'chain', 'constants', 'perceptron', 'mixed', 'forward_and_backward',
+           'tensor_benchmark', 'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark',
+           'new_gpt', 'made_up_batches', 'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step',
+           'noting', 'train_benchmark', 'our_recipe', 'recipe_start', 'TorchMuon', 'torch_newton_schulz',
+           'torch_recipe', 'recipe_benchmark', 'recipe_row', 'file_of', 'engine_step', 'llama_cpp_step',
+           'against_llama_cpp', 'together', 'edited', 'with_guesses', 'first_token', 'against_memory', 'wait_for',
+           'engine_alone', 'engine_benchmark', 'quantise', 'quantise_quietly', 'model_of_type', 'share_of',
+           'types_benchmark', 'served', 'ask_server', 'Load', 'one_answer', 'put_under_load', 'percentile', 'free_port',
+           'serve_benchmark']
 
 # %% ../../nbs/workshop/bench.ipynb #46402ba5
 import ctypes
@@ -145,14 +146,25 @@ def benchmark(name: str) -> Callable:
     return register
 
 # %% ../../nbs/workshop/bench.ipynb #0e038b51
+def turns(what: str, peer_name: str, pairs: Iterable[tuple[float, float]],
+          limit: float | None = None) -> Row:
+    """The row for pairs of (our seconds, the peer's), each measured one after the other."""
+    ours, theirs = map(list, zip(*pairs))
+    return row_of(what, peer_name, Timings({"ours": ours, peer_name: theirs}), limit)
+
+
+def row_of(what: str, peer_name: str, timings: Timings, limit: float | None) -> Row:
+    """The row for timings of "ours" and of the peer."""
+    return Row(what, peer_name, timings.seconds("ours"), timings.seconds(peer_name),
+               timings.ratio("ours", peer_name), limit)
+
+
 def compare(
     what: str, ours: Callable, theirs: Callable, peer_name: str,
     limit: float | None = None, rounds: int = 100,
 ) -> Row:
     """Time our function against the peer's, interleaved."""
-    timings = interleave({"ours": ours, peer_name: theirs}, rounds)
-    return Row(what, peer_name, timings.seconds("ours"), timings.seconds(peer_name),
-               timings.ratio("ours", peer_name), limit)
+    return row_of(what, peer_name, interleave({"ours": ours, peer_name: theirs}, rounds), limit)
 
 
 def duration(seconds: float) -> str:
@@ -535,11 +547,11 @@ def train_benchmark() -> Iterator[Row]:
         yield row
 
 # %% ../../nbs/workshop/bench.ipynb #227ad04d
-def our_recipe() -> Callable[[], float]:
-    """A function that makes a step of our recipe, and returns its loss."""
+def our_recipe():
+    """A Trainer at the start of our recipe."""
     pretraining = importlib.import_module("scratchlm.scale.pretraining")
     recipe, model, rows = recipe_start()
-    return one_step(pretraining.phase_trainer(model.train(), rows, recipe.pretraining))
+    return pretraining.phase_trainer(model.train(), rows, recipe.pretraining)
 
 
 def recipe_start():
@@ -585,8 +597,11 @@ def torch_newton_schulz(matrix):
     return x.T if tall else x
 
 # %% ../../nbs/workshop/bench.ipynb #6cf589c1
-def torch_recipe() -> Callable[[], float]:
-    """The same in PyTorch."""
+def torch_recipe(half: bool = False) -> Callable[[], float]:
+    """A function that makes its steps in PyTorch, and returns the loss.
+
+    half: with products in bfloat16, as `torch.autocast` does them.
+    """
     torch, chapter = peer("torch"), importlib.import_module
     torch.set_num_threads(2)
     forward = chapter("scratchlm.workshop.torch_engine").torch_llama
@@ -608,8 +623,9 @@ def torch_recipe() -> Callable[[], float]:
 
     def step() -> float:
         x, y = (torch.from_numpy(part.astype(np.int64)) for part in next(batches))
-        loss = torch.nn.functional.cross_entropy(
-            forward(weights, model.config, x).flatten(0, 1), y.flatten())
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = torch.nn.functional.cross_entropy(
+                forward(weights, model.config, x).flatten(0, 1), y.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(weights.values()), phase.clip_norm)
         muon.lr = phase.lr * factor(schedule.last_epoch)
@@ -626,16 +642,22 @@ def torch_recipe() -> Callable[[], float]:
 def recipe_benchmark() -> Iterator[Row]:
     """A step of the recipe of the book's own model, in float32, against PyTorch eager."""
     peer("torch")
-    program = "from scratchlm.workshop.bench import torch_recipe\nstep = torch_recipe()"
-    losses = [], []
-    with other_process(program) as theirs:
-        row = compare("step of the recipe, 4.5M parameters", noting(our_recipe(), losses[0]),
-                      noting(theirs, losses[1]), "torch", 1.0, 10)
+    yield recipe_row("step of the recipe, 4.5M parameters", False, 1.0, 5e-3)
+    yield recipe_row("the same, PyTorch in bfloat16", True, None, 5e-2)
+
+
+def recipe_row(what: str, half: bool, limit: float | None, apart: float) -> Row:
+    """Ten steps of the recipe. RuntimeError if the losses differ by more than `apart`."""
+    program = f"from scratchlm.workshop.bench import torch_recipe\nstep = torch_recipe({half})"
+    trainer, losses = our_recipe(), ([], [])
+    with trainer.loss_fn, other_process(program) as theirs:
+        row = compare(what, noting(one_step(trainer), losses[0]), noting(theirs, losses[1]),
+                      "torch", limit, 10)
     gap = max(abs(a - b) for a, b in zip(*losses, strict=True))
-    if gap > 5e-3:
-        raise RuntimeError(f"bench: the losses of the recipe are up to {gap:.2g} apart; the "
-                           "two trainings are not the same, and their times mean nothing")
-    yield row
+    if gap > apart:
+        raise RuntimeError(f"bench: {what}: the losses are up to {gap:.2g} apart; the two "
+                           "trainings are not the same, and their times mean nothing")
+    return row
 
 # %% ../../nbs/workshop/bench.ipynb #f7e42c13
 ENGINE_MODELS = {  # name -> limits: decode after 48, decode after 1,024, prompt of 512
@@ -758,9 +780,7 @@ def with_guesses(what: str, lm) -> Row:
         if ours != theirs:
             raise RuntimeError("bench: guesses have changed the text")
         seconds.append((fast, slow))
-    ours, theirs = (median(times) for times in zip(*seconds[1:]))  # the first is to warm up
-    low, middle, high = quantiles([a / b for a, b in seconds[1:]], n=4)
-    return Row(what, "without", ours, theirs, (middle, low, high), 1 / 1.3)
+    return turns(what, "without", seconds[1:], 1 / 1.3)  # the first is to warm up
 
 
 def first_token(name: str, folder: str | None = None) -> float:
@@ -787,11 +807,9 @@ def against_memory(what: str, engine) -> Row:
             engine.step([(text, [7], 1)])
         text.truncate(48)
 
-    seconds = [(time_calls(tokens, 1) / 16,
-                engine.weight_bytes / measure(os.cpu_count(), rounds=3)) for _ in range(9)]
-    ours, least = (median(times) for times in zip(*seconds))
-    low, middle, high = quantiles([a / b for a, b in seconds], n=4)
-    return Row(what, "memory", ours, least, (middle, low, high), 1 / 0.65)
+    return turns(what, "memory", (
+        (time_calls(tokens, 1) / 16, engine.weight_bytes / measure(os.cpu_count(), rounds=3))
+        for _ in range(9)), 1 / 0.65)
 
 
 def wait_for(what: str, seconds: list[float], wanted: float) -> Row:

@@ -420,7 +420,7 @@ DOUBT = ("(not sure: the request may be outside of what this model knows, so try
 
 
 def likelihood(lm, messages: list[dict], answer: str) -> float:
-    """The probability that `lm`, an LM, gives to an answer, token by token, and not to others.
+    """The probability that `lm`, an LM, gives to an answer: the product of its tokens'.
 
     Of an answer that is longer than the model can look at, the beginning counts.
     """

@@ -93,9 +93,10 @@ PROGRAM = textwrap.dedent("""
 
 
 def start(steps):
+    """The program, which heeds Ctrl-C even if these tests run in the background of a shell, and do not."""
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(steps)], stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, env=os.environ | {"COLUMNS": "90"},
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # in a "&" too
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_the_display_is_one_line_where_there_is_no_terminal():

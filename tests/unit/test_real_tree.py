@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def copy(tmp_path):
-    """A copy of what the check reads, to be spoiled."""
+def copy(request, tmp_path, monkeypatch):
+    """A copy of what the check reads, to be spoiled. Only tests of drift export it again, which is slow."""
+    if "drift" not in request.node.name:
+        monkeypatch.setattr("scratchlm.workshop.generate.library_drift", lambda root: [])
     for name in ("nbs", "scratchlm", "tests/oracles"):
         shutil.copytree(
             ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
@@ -156,8 +158,7 @@ def test_the_workshop_has_a_shape_too(copy, requires, why):
     assert line.startswith("nbs/workshop/rules.ipynb: requires: ") and why in line
 
 
-def test_the_workshop_exports_to_its_own_modules(copy, monkeypatch):
-    monkeypatch.setattr("scratchlm.workshop.generate.library_drift", lambda root: [])  # it is slow
+def test_the_workshop_exports_to_its_own_modules(copy):
     change = replace("default_exp workshop.figure", "default_exp workshop.map")
     edit(copy / "nbs/workshop/figure.ipynb", change)
     assert any("figure.ipynb: implementation: must export" in line for line in check_all(copy))
