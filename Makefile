@@ -43,7 +43,7 @@ test-all: $(VENV)/.dev  ## the same, and the tests with a model of 400 MB, which
 	$(MAKE) test
 
 check: $(VENV)/.check rules  ## the quick checks: tree rules, drift, ruff, unit tests
-	$(PY) -m pytest tests/unit
+	$(PY) -m pytest tests/unit -n 2
 
 book: $(VENV)/.exported  ## build the book into _book/
 	$(RUN) book

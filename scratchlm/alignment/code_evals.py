@@ -394,8 +394,8 @@ def needed(p: float, q: float, disagree: float | None = None, level: float = 0.9
     disagree: the share of problems that just one of the two solves, if both answer the same;
     None: each answers as many problems of its own. Raises ValueError if that cannot be.
     """
-    gap = abs(p - q)
-    if not (0 <= p <= 1 and 0 <= q <= 1 and gap > 0 and gap <= (disagree or 1) <= 1):
+    gap, most = abs(p - q), 1 if disagree is None else disagree
+    if not (0 <= p <= 1 and 0 <= q <= 1 and 0 < gap <= most <= 1):
         raise ValueError(f"needed: p is {p}, q {q} and disagree {disagree}; needed are "
                          "different rates, and a disagreement of at least their difference")
     alpha, beta = NormalDist().inv_cdf(0.5 + level / 2), NormalDist().inv_cdf(power)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'LAYERS', 'THREADS', 'CLONE', 'BOX', 'NOSUID', 'NODEV', 'REC', 'PRIVATE', 'BIND', 'DETACH', 'AT_FDCWD',
            'AT_RECURSIVE', 'READ_ONLY', 'MOUNT_SETATTR', 'CREATE_RULESET', 'ADD_RULE', 'RESTRICT_SELF', 'EXECUTE',
-           'WRITE_FILE', 'READ_FILE', 'READ_DIR', 'TRUNCATE', 'KINDS_OF_ACCESS', 'LOAD', 'MASK', 'EQUAL', 'ABOVE',
-           'ANY_BIT', 'ANSWER', 'ALLOW', 'KILL', 'REFUSE', 'NUMBER', 'PROCESSOR', 'ARGUMENT', 'PROCESSORS', 'CALLS',
-           'MODES', 'SIGNALS', 'FORKS', 'JUDGED', 'XATTRS', 'NEWEST', 'THREAD', 'NEW_THINGS', 'OUT_OF_BAND', 'FCNTLS',
-           'IOCTLS', 'PRCTLS', 'SET_DEATH_SIGNAL', 'SET_DUMPABLE', 'SET_SECCOMP', 'DROP_CAPABILITY', 'SET_SUBREAPER',
+           'WRITE_FILE', 'READ_FILE', 'READ_DIR', 'KINDS_OF_ACCESS', 'LOAD', 'MASK', 'EQUAL', 'ABOVE', 'ANY_BIT',
+           'ANSWER', 'ALLOW', 'KILL', 'REFUSE', 'NUMBER', 'PROCESSOR', 'ARGUMENT', 'PROCESSORS', 'CALLS', 'MODES',
+           'SIGNALS', 'FORKS', 'JUDGED', 'XATTRS', 'NEWEST', 'THREAD', 'NEW_THINGS', 'OUT_OF_BAND', 'FCNTLS', 'IOCTLS',
+           'PRCTLS', 'SET_DEATH_SIGNAL', 'SET_DUMPABLE', 'SET_SECCOMP', 'DROP_CAPABILITY', 'SET_SUBREAPER',
            'NO_NEW_PRIVILEGES', 'NOBODY', 'BOOT', 'INSIDE', 'ENVIRONMENT', 'KEEPERS', 'LOCK', 'PERILS', 'SandboxError',
            'Limits', 'Outcome', 'kernel', 'set_limits', 'count_tasks', 'enter_namespaces', 'build_root', 'shown_paths',
            'restrict_files', 'refuse', 'allow_if', 'numbers', 'judged', 'seccomp_filter', 'assemble', 'ordinary_user',
@@ -66,9 +66,11 @@ class Limits:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = isinstance(value, int) or field.name == "wall"
-            if isinstance(value, bool) or not whole or not 0 < value < 1 << 60:
-                raise ValueError(f"limits: {field.name} is {value!r}; it must be above 0")
+            kinds = (int, float) if field.name == "wall" else (int,)
+            if type(value) not in kinds or not 0 < value < 1 << 60:
+                what = "number" if float in kinds else "whole number"
+                raise ValueError(f"limits: {field.name} is {value!r}; it must be a {what} "
+                                 "above 0 and below 2^60")
 
 # %% ../../nbs/alignment/sandbox.ipynb #b4edecb4
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ def shown_paths() -> tuple[str, ...]:
 
 # %% ../../nbs/alignment/sandbox.ipynb #123e81be
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1, 2, 4, 8, 1 << 14
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 KINDS_OF_ACCESS = (13, 14, 15, 15, 16)  # that version 1, 2, … can handle
 
 
@@ -887,7 +889,7 @@ def coverage(layers: Iterable[str] | None = None) -> dict[str, list[str]]:
 def check(program: str, tests: str, limits: Limits = Limits(), **options) -> Outcome:
     """Whether a program passes tests, which are Python that raises if it does not.
 
-    Both share one process, so a program that wants to cheat can: see the chapter's table.
+    Both share one process, so a program that wants to cheat can.
     """
     return run(f"{program}\n\n{tests}\n", limits=limits, name="answer", **options)
 

@@ -63,7 +63,10 @@ def not_english(text: str) -> bool:
 
 
 def repetitive(text: str) -> bool:
-    """Whether fewer than half of its lines of over 12 characters differ [Gopher's rule]."""
+    """Whether over 20 lines have over 12 characters, and fewer than half of them differ.
+
+    Source: after a rule of Gopher (Rae and others, 2021).
+    """
     lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 12]
     return len(lines) > 20 and len(set(lines)) < 0.5 * len(lines)
 
@@ -180,7 +183,10 @@ def candidates(signatures: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(sets: Sequence[np.ndarray], threshold: float = 0.7) -> list[tuple[int, int]]:
-    """Pairs of sets that are alike to at least `threshold`. None below it is in the list."""
+    """Pairs of sets that are alike to at least `threshold`, nearly all of them.
+
+    Missing are those that meet in no bucket, or only in one of over 1,000 sets.
+    """
     if not 0 < threshold <= 1:
         raise ValueError(f"near_pairs: threshold is {threshold}; it must be above 0, at most 1")
     pairs = candidates(minhash(sets)) if len(sets) else []
@@ -229,8 +235,8 @@ def overlap(texts: Iterable[str], against: Iterable[str], n: int = 10,
             least: int = 6) -> np.ndarray:
     """The share of each text's runs of n words that stand in `against`, too: (texts,) float.
 
-    What has fewer words in `against` counts as one run, if they are at least `least`; its
-    share is then one of the runs of that length. The largest share is the text's.
+    A text in `against` of fewer than n words, but at least `least`, is one run, and is looked
+    for among the runs of its own length. The largest share is the text's.
     """
     return _overlap([*map(plain_words, texts)], against, n, least)
 

@@ -330,7 +330,8 @@ def read_members(wheel: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
 def decode(data: bytes) -> str:
     """The text of a Python file, by the encoding that it declares [PEP 263].
 
-    Raises SyntaxError if that is unknown, UnicodeDecodeError if the bytes are not in it.
+    Raises SyntaxError if that is unknown, LookupError if it is not for texts, UnicodeError if
+    the bytes are not in it.
     """
     encoding, _ = detect_encoding(io.BytesIO(data).readline)
     return data.decode(encoding).replace("\r\n", "\n")
@@ -346,7 +347,7 @@ def unwanted(name: str, data: bytes) -> str:
         return "tests, copies"
     try:
         text = decode(data)
-    except (SyntaxError, UnicodeDecodeError):
+    except (SyntaxError, LookupError, UnicodeError):
         return "encoding"
     if len(text) >= 200_000:
         return "too long"

@@ -207,8 +207,11 @@ def packed_rows(documents: Sequence[Sequence[int]], counted: Sequence[Sequence[b
     counted: for each token of each document whether it is to be predicted; None: all of them.
     The first token of a document never is. A document of n tokens takes n - 1 places; targets
     that do not count, and those of places left over, are IGNORE.
-    Raises ValueError for a document that takes more than `room` places.
+    Raises ValueError for a document that takes more than `room` places, or another `counted`.
     """
+    if counted is not None and [*map(len, counted)] != [*map(len, documents)]:
+        raise ValueError("packed_rows: counted must have an entry for each token of each "
+                         "document")
     rows = pack([max(len(ids) - 1, 0) for ids in documents], room)
     x = np.full((len(rows), room), pad, np.int32)
     y = np.full((len(rows), room), IGNORE, np.int32)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['REQUESTS', 'SUITES', 'humaneval', 'requests', 'problem_of', 'held_out', 'Together', 'check_settings', 'default_file',
-           'eval_command', 'report']
+           'eval_command', 'fingerprint', 'report']
 
 # %% ../../nbs/workshop/evaluate.ipynb #d3f99da7
+import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import scratchlm
 from ..alignment.code_evals import EvalError, Job
+from .pull import sha256_of
 
 # %% ../../nbs/workshop/evaluate.ipynb #90120dbb
 def humaneval() -> list:
@@ -150,7 +152,9 @@ def check_settings(suite: str, samples: int, temperature: float, max_tokens: int
 
 def default_file(suite: str, model: str, temperature: float) -> Path:
     """Where the samples of a model go if nobody says."""
-    name = re.sub(r"[^\w.-]+", "-", Path(model).stem if Path(model).exists() else model)
+    path = Path(model)
+    there = path.name if path.is_dir() else path.stem
+    name = re.sub(r"[^\w.-]+", "-", there if path.exists() else model)
     heat = f"-t{temperature:g}" if temperature else ""
     return Path("runs", f"{suite}-{name}{heat}.jsonl")
 
@@ -172,7 +176,8 @@ def eval_command(suite: str, model: str, limit: int | None = None, samples: int 
     print(f"{lm.name}, {len(problems)} problems, samples in {out}"
           + (f", which holds {before} already" if before else ""))
     answer = Together(lm, max_tokens, temperature, batch)
-    settings = {"model": lm.name, "temperature": temperature, "max_tokens": max_tokens}
+    settings = {"model": lm.name, "weights": fingerprint(getattr(lm, "path", None)),
+                "temperature": temperature, "max_tokens": max_tokens}
     try:
         rows = evaluate(answer, problems, samples, out, settings)
     except KeyboardInterrupt:
@@ -181,6 +186,14 @@ def eval_command(suite: str, model: str, limit: int | None = None, samples: int 
     Console(force_jupyter=False).print(summary(rows, f"{suite}, {lm.name}"))
     report(answer, time.monotonic() - begun)
     return rows
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """Some digits that tell the weights in a file or folder from others; None without one."""
+    if path is None:
+        return None
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:16]
 
 
 def report(answer: Together, seconds: float) -> None:

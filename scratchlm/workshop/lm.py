@@ -49,7 +49,8 @@ class LM:
         special = tokenizer.special_tokens
         ends = {special[token] for token in ENDS if token in special}
         self.stop_ids = sorted(ends | ({tokenizer.eos_id} - {None}))
-        self._cache, self._seen = None, []
+        self.path = None  # where it was loaded from
+        self._cache, self._seen, self._turn = None, [], None
 
     def __repr__(self) -> str:
         size = self.model.num_parameters()
@@ -95,6 +96,7 @@ def _stream(self: LM, ids, max_new_tokens: int = 256, **sampling) -> Iterator[in
 
     ids: the tokens to continue. sampling: temperature, top_k, top_p, min_p,
     repetition_penalty, seed, stop_ids as in `scratchlm.transformer.sampling.generate`.
+    One text at a time: going on with one after another was begun raises LMError.
     """
     ids = _checked(self, ids, room=1)
     sampling = {"temperature": 0.0, "stop_ids": self.stop_ids} | sampling
@@ -104,11 +106,15 @@ def _stream(self: LM, ids, max_new_tokens: int = 256, **sampling) -> Iterator[in
     cache.truncate(common)
     self._seen = ids[:common]
     limit = min(max_new_tokens, self.context - len(ids))
-    fresh = list(ids)
+    fresh, turn = list(ids), object()
+    self._turn = turn
     for id in generate(self.model, ids, limit, cache=cache, **sampling):
         fresh.append(id)
         self._seen = fresh[: cache.length]
         yield id
+        if self._turn is not turn:
+            raise LMError("this text cannot go on, for another was begun on the same model "
+                          "meanwhile: finish one first, or load the model twice")
 
 
 def new_cache(lm: LM):
@@ -145,7 +151,7 @@ ROLES = ("system", "user", "assistant")
 
 
 def check_messages(messages) -> None:
-    """Raise ValueError, saying which and why, unless this is a conversation."""
+    """Raise LMError, saying which and why, unless this is a conversation."""
     if not isinstance(messages, list) or not messages:
         raise LMError('messages must be a list such as [{"role": "user", "content": "Hi"}]')
     for number, message in enumerate(messages):
@@ -314,10 +320,10 @@ def load(name: str | Path, tier: str | None = None) -> LM:
         raise LMError(f"load: tier must be one of {', '.join(TIERS)}, or None, not {tier!r}")
     path = Path(name).expanduser()
     there = path.exists()
-    short = path.stem if there else str(name)
+    short = (path.name if path.is_dir() else path.stem) if there else str(name)
     path = path if there else locate(str(name))
-    if path.is_dir():
-        return load_folder(path, short, tier)
-    if path.suffix == ".safetensors":
-        return load_folder(path.parent, short, tier)
-    return load_gguf(path, short, tier)
+    if path.is_file() and path.suffix == ".safetensors":
+        path = path.parent
+    lm = (load_folder if path.is_dir() else load_gguf)(path, short, tier)
+    lm.path = path
+    return lm

@@ -81,7 +81,7 @@ class Task:
 
     @property
     def usual(self) -> str:
-        """What it is called if the request does not say; a family goes by its first alias."""
+        """What it is called if the request does not say; "…_constant" goes by an alias."""
         return self.aliases[0] if self.name.endswith("_constant") else self.name
 
 # %% ../../nbs/workshop/tasks.ipynb #f2b3cd3c
@@ -991,6 +991,8 @@ def all_compositions() -> list[str]:
         for kept in [(), *((each,) for each in suited("filter", domain.type))]:
             for changed in [NOTHING, *suited("map", domain.type)]:
                 for end in suited("reduce", changed.to or domain.type):
+                    if end.key == "count" and changed.key:
+                        continue  # never drawn
                     found.append(Composition(domain, kept, changed, end).key)
     return sorted(set(found))
 
@@ -1395,7 +1397,7 @@ def read_jsonl(path: Path) -> list[Item]:
 
 # %% ../../nbs/workshop/tasks.ipynb #171adc3e
 def table(items: list[Item]) -> str:
-    """Counts of items as text: kinds, families, distinct things and lengths."""
+    """Counts of items as text: kinds, distinct things and phrasings, and lengths."""
     rows = [f"{'':12}{'items':>8}{'distinct':>10}{'phrasings':>11}{'request':>9}{'code':>6}"]
     for kind in sorted({item.kind for item in items}):
         of = [item for item in items if item.kind == kind]

@@ -337,7 +337,9 @@ def definitions(code: str) -> list[ast.AST]:
 
 
 def runnable(code: str, examples: list[Example]) -> list[Example]:
-    """The examples that are about this code, not about a class or what it does not define."""
+    """The examples that can be tried on this code: none about a class; of functions that are
+    not in it, none of those built in, and no call without arguments.
+    """
     found = {node.name: node for node in definitions(code)}
     last = next(reversed(found.values()), None)
 

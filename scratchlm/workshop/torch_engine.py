@@ -16,8 +16,11 @@ from ..learning.linear import Module
 from ..transformer.rotary import rope_table
 
 # %% ../../nbs/workshop/torch_engine.ipynb #ea46ced0
-def torch_llama(weights: Mapping, config, ids):
-    """The logits (B, T, V) of a Llama with these weights, tensors by name, for ids (B, T)."""
+def torch_llama(weights: Mapping, config, ids, wanted=None):
+    """The logits (B, T, V) of a Llama with these weights, tensors by name, for ids (B, T).
+
+    wanted: (B, T) of bool, the places to score; the logits are (N, V) then.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -50,7 +53,8 @@ def torch_llama(weights: Mapping, config, ids):
         gate, up = (linear(y, f"{at}mlp.{name}_proj") for name in ("gate", "up"))
         x = x + linear(F.silu(gate) * up, f"{at}mlp.down_proj")
     head = "model.embed_tokens" if c.tie_word_embeddings else "lm_head"
-    return linear(norm(x, "model.norm"), head)
+    x = norm(x, "model.norm")
+    return linear(x if wanted is None else x[wanted], head)
 
 # %% ../../nbs/workshop/torch_engine.ipynb #72588993
 class TorchLoss:
@@ -92,11 +96,11 @@ def _compute(self: TorchLoss, model: Module, parameters: dict, batch: tuple
                     .to(self.device) for part in batch)
     leaves = {name: torch.as_tensor(p.data).to(self.device).requires_grad_()
               for name, p in parameters.items()}
-    counted = int((np.asarray(batch[1]) != -100).sum())
+    counted, wanted = int((np.asarray(batch[1]) != -100).sum()), targets != -100
     with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
-        logits = torch_llama(leaves, model.config, ids).float()
+        logits = torch_llama(leaves, model.config, ids, wanted).float()  # (N, V)
         loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="sum") / counted
+            logits, targets[wanted], reduction="sum") / counted
     loss.backward()
     results = [loss.detach(), *(leaf.grad for leaf in leaves.values())]
     if self.size > 1:
