@@ -36,7 +36,6 @@ import numpy as np
 from ..inference.batching import Batcher, Request
 from ..inference.constrained_decoding import Constraint, Vocabulary, json_constraint
 from ..transformer.chat_template import TemplateError, encode_chat
-from ..workshop.lm import LMError, gap_ids
 
 # %% ../../nbs/assistant/serving.ipynb #4328598c
 IDLE = 60  # seconds that a client may take for its request, or between two
@@ -463,11 +462,13 @@ def text_ids(lm, fields: dict) -> list[int]:
         if "suffix" not in fields:
             start = lm.tokenizer.bos_id
             return ids or [start if start is not None else lm.stop_ids[0]]
-        return gap_ids(lm, ids, lm.tokenizer.encode(fields["suffix"], parse_special=False))
-    except LMError as error:
-        raise ApiError(str(error), param="suffix") from None
+        rest = lm.tokenizer.encode(fields["suffix"], parse_special=False)
     except ValueError as error:  # half a character
         raise ApiError(str(error), param="prompt") from None
+    try:
+        return lm.gap_ids(ids, rest)
+    except ValueError as error:  # not every model can
+        raise ApiError(str(error), param="suffix") from None
 
 # %% ../../nbs/assistant/serving.ipynb #faa2fe0f
 def read_schema(fields: dict) -> dict | bool | None:

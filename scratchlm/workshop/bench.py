@@ -10,11 +10,10 @@ __all__ = ['BENCHMARKS', 'READINGS', 'TRAININGS', 'NO_DROPOUT', 'ENGINE_MODELS',
            'tensor_benchmark', 'other_process', 'smollm2', 'our_reading', 'torch_reading', 'decode_benchmark',
            'new_gpt', 'made_up_batches', 'our_training', 'one_step', 'torch_gpt', 'torch_training', 'torch_step',
            'noting', 'train_benchmark', 'our_recipe', 'recipe_start', 'TorchMuon', 'torch_newton_schulz',
-           'torch_recipe', 'recipe_benchmark', 'recipe_row', 'file_of', 'engine_step', 'llama_cpp_step',
-           'against_llama_cpp', 'together', 'edited', 'with_guesses', 'first_token', 'against_memory', 'wait_for',
-           'engine_alone', 'engine_benchmark', 'quantise', 'quantise_quietly', 'model_of_type', 'share_of',
-           'types_benchmark', 'served', 'ask_server', 'Load', 'one_answer', 'put_under_load', 'percentile', 'free_port',
-           'serve_benchmark']
+           'torch_recipe', 'recipe_benchmark', 'file_of', 'engine_step', 'llama_cpp_step', 'against_llama_cpp',
+           'together', 'edited', 'with_guesses', 'first_token', 'against_memory', 'wait_for', 'engine_alone',
+           'engine_benchmark', 'quantise', 'quantise_quietly', 'model_of_type', 'share_of', 'types_benchmark', 'served',
+           'ask_server', 'Load', 'one_answer', 'put_under_load', 'percentile', 'free_port', 'serve_benchmark']
 
 # %% ../../nbs/workshop/bench.ipynb #46402ba5
 import ctypes
@@ -597,11 +596,8 @@ def torch_newton_schulz(matrix):
     return x.T if tall else x
 
 # %% ../../nbs/workshop/bench.ipynb #6cf589c1
-def torch_recipe(half: bool = False) -> Callable[[], float]:
-    """A function that makes its steps in PyTorch, and returns the loss.
-
-    half: with products in bfloat16, as `torch.autocast` does them.
-    """
+def torch_recipe() -> Callable[[], float]:
+    """A function that makes its steps in PyTorch, and returns the loss."""
     torch, chapter = peer("torch"), importlib.import_module
     torch.set_num_threads(2)
     forward = chapter("scratchlm.workshop.torch_engine").torch_llama
@@ -623,9 +619,8 @@ def torch_recipe(half: bool = False) -> Callable[[], float]:
 
     def step() -> float:
         x, y = (torch.from_numpy(part.astype(np.int64)) for part in next(batches))
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            loss = torch.nn.functional.cross_entropy(
-                forward(weights, model.config, x).flatten(0, 1), y.flatten())
+        loss = torch.nn.functional.cross_entropy(
+            forward(weights, model.config, x).flatten(0, 1), y.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(weights.values()), phase.clip_norm)
         muon.lr = phase.lr * factor(schedule.last_epoch)
@@ -642,22 +637,17 @@ def torch_recipe(half: bool = False) -> Callable[[], float]:
 def recipe_benchmark() -> Iterator[Row]:
     """A step of the recipe of the book's own model, in float32, against PyTorch eager."""
     peer("torch")
-    yield recipe_row("step of the recipe, 4.5M parameters", False, 1.0, 5e-3)
-    yield recipe_row("the same, PyTorch in bfloat16", True, None, 5e-2)
-
-
-def recipe_row(what: str, half: bool, limit: float | None, apart: float) -> Row:
-    """Ten steps of the recipe. RuntimeError if the losses differ by more than `apart`."""
-    program = f"from scratchlm.workshop.bench import torch_recipe\nstep = torch_recipe({half})"
+    program = "from scratchlm.workshop.bench import torch_recipe\nstep = torch_recipe()"
     trainer, losses = our_recipe(), ([], [])
     with trainer.loss_fn, other_process(program) as theirs:
-        row = compare(what, noting(one_step(trainer), losses[0]), noting(theirs, losses[1]),
-                      "torch", limit, 10)
+        row = compare("step of the recipe, 4.5M parameters",
+                      noting(one_step(trainer), losses[0]), noting(theirs, losses[1]),
+                      "torch", 1.0, 10)
     gap = max(abs(a - b) for a, b in zip(*losses, strict=True))
-    if gap > apart:
-        raise RuntimeError(f"bench: {what}: the losses are up to {gap:.2g} apart; the two "
-                           "trainings are not the same, and their times mean nothing")
-    return row
+    if gap > 5e-3:
+        raise RuntimeError(f"bench: the losses of the recipe are up to {gap:.2g} apart; the "
+                           "two trainings are not the same, and their times mean nothing")
+    yield row
 
 # %% ../../nbs/workshop/bench.ipynb #f7e42c13
 ENGINE_MODELS = {  # name -> limits: decode after 48, decode after 1,024, prompt of 512

@@ -57,7 +57,8 @@ def random_lm():
         return Engine(model.config, model.state_dict(), threads=1, positions=2048)
 
     return SimpleNamespace(
-        name="tiny", tokenizer=tokenizer, template=TEMPLATE, stop_ids=[257], context=1024, engine=engine
+        name="tiny", tokenizer=tokenizer, template=TEMPLATE, stop_ids=[257], context=1024, engine=engine,
+        gap_ids=lambda before, after: [258, *before, 259, *after, 260],
     )
 
 
