@@ -212,6 +212,8 @@ def _complete(self: LM, prompt: str, suffix: str | None = None, stream: bool = F
     """
     ids = self.tokenizer.encode(prompt, parse_special=False)
     if suffix is not None:
+        special = self.tokenizer.special_tokens.values()  # any of them ends what fills a gap
+        sampling = {"stop_ids": sorted({*self.stop_ids, *special})} | sampling
         ids = self.gap_ids(ids, self.tokenizer.encode(suffix, parse_special=False))
     ids = ids or [self.tokenizer.bos_id if self.tokenizer.bos_id is not None else 0]
     pieces = _text(self, self.stream(ids, max_new_tokens, **sampling))
